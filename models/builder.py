@@ -1,0 +1,84 @@
+"""`ModelBuilder`: the name of an encoder or a decoder becomes a module with its weights."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from .decoders import BilinearDecoder, C1Bilinear, PSPBilinear
+from .resnet import resnet34, resnet50
+from .vgg import vgg16, vgg19
+from .weights import ModelError, initialise_encoder, load_file
+
+ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    "vgg16_dilated8": vgg16,
+    "vgg19_dilated8": vgg19,
+    "resnet34_dilated16": partial(resnet34, output_stride=16),
+    "resnet34_dilated8": partial(resnet34, output_stride=8),
+    "resnet50_dilated16": partial(resnet50, output_stride=16),
+    "resnet50_dilated8": partial(resnet50, output_stride=8),
+}
+DECODERS: dict[str, type[BilinearDecoder]] = {
+    "c1_bilinear": C1Bilinear,
+    "psp_bilinear": PSPBilinear,
+}
+
+
+class ModelBuilder:
+    """Builds encoders and decoders by name; call it on the class or on an instance."""
+
+    @staticmethod
+    def build_encoder(
+        arch: str = "resnet34_dilated8", fc_dim: int | None = None, weights: str = ""
+    ) -> nn.Module:
+        """An encoder: pictures B x 3 x H x W to features B x fc_dim x H/s x W/s, s = 8 or 16.
+
+        Args:
+            arch: a key of `ENCODERS`; the number at its end is s.
+            fc_dim: number of channels of the features, if one wants to be sure of it.
+            weights: "" (pretrained), "places365", "imagenet", "none" or a file.
+
+        Returns:
+            The module; its `fc_dim` is its width, its `weights_source` says which weights it got.
+
+        Raises:
+            ModelError: unknown architecture, another width, or weights that cannot be had.
+        """
+        if arch not in ENCODERS:
+            raise ModelError(f"unknown encoder {arch!r}; known: {', '.join(ENCODERS)}")
+        encoder = ENCODERS[arch]()
+        if fc_dim not in (None, encoder.fc_dim):
+            raise ModelError(
+                f"fc_dim {fc_dim} does not fit {arch}, whose features have {encoder.fc_dim}"
+            )
+        encoder.weights_source = initialise_encoder(encoder, arch, weights)
+        return encoder
+
+    @staticmethod
+    def build_decoder(
+        arch: str = "c1_bilinear",
+        fc_dim: int = 512,
+        num_class: int = 150,
+        segSize: int | tuple[int, int] = 384,
+        weights: str = "",
+        use_softmax: bool = False,
+    ) -> BilinearDecoder:
+        """A decoder: features B x fc_dim x h x w to log-probabilities B x num_class x segSize.
+
+        Args:
+            arch: a key of `DECODERS`.
+            fc_dim: number of channels of the features.
+            num_class: number of classes.
+            segSize: default output size in pixels, a side or (height, width).
+            weights: "" (random) or a file.
+            use_softmax: give probabilities rather than log-probabilities.
+
+        Raises:
+            ModelError: unknown architecture, or weights that cannot be read or do not fit.
+        """
+        if arch not in DECODERS:
+            raise ModelError(f"unknown decoder {arch!r}; known: {', '.join(DECODERS)}")
+        decoder = DECODERS[arch](num_class, fc_dim, segSize=segSize, use_softmax=use_softmax)
+        if weights:
+            load_file(decoder, f"{arch} with {num_class} classes", weights)
+        return decoder

@@ -1,0 +1,93 @@
+"""Decoders: features to low-resolution logits, and these bilinearly to log-probabilities.
+
+`C1Bilinear` classifies every position by itself; `PSPBilinear` is the pyramid pooling module of
+Zhao et al., "Pyramid Scene Parsing Network", 2017, section 3.2.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .upsample import upsample
+
+
+class BilinearDecoder(nn.Module, ABC):
+    """What the decoders share: `logits`, which each defines, brought bilinearly to `segSize`.
+
+    Args:
+        segSize: default output size in pixels, a side or (height, width).
+        use_softmax: give probabilities rather than log-probabilities.
+    """
+
+    def __init__(self, segSize: int | tuple[int, int], use_softmax: bool):
+        super().__init__()
+        self.segSize = segSize
+        self.use_softmax = use_softmax
+
+    @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits B x num_class x h x w of features B x fc_dim x h x w."""
+
+    def forward(self, features: Tensor, segSize: int | tuple[int, int] | None = None) -> Tensor:
+        """Log-probabilities (or probabilities) B x num_class x segSize of features."""
+        size = self.segSize if segSize is None else segSize
+        height, width = (size, size) if isinstance(size, int) else size
+        logits = upsample(self.logits(features), (height, width))  # B x num_class x H x W
+        return logits.softmax(dim=1) if self.use_softmax else logits.log_softmax(dim=1)
+
+
+class C1Bilinear(BilinearDecoder):
+    """One 1x1 convolution: the smallest decoder there is."""
+
+    def __init__(self, num_class: int, fc_dim: int, **head):
+        super().__init__(**head)
+        self.conv_last = nn.Conv2d(fc_dim, num_class, kernel_size=1, bias=False)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.conv_last(features)  # B x num_class x h x w
+
+
+class PSPBilinear(BilinearDecoder):
+    """Pyramid pooling: the features beside their means over 1, 2 x 2, 3 x 3 and 6 x 6 regions."""
+
+    def __init__(self, num_class: int, fc_dim: int, **head):
+        super().__init__(**head)
+        self.psp = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(scale),
+                nn.Conv2d(fc_dim, 512, kernel_size=1, bias=False),
+                PooledBatchNorm2d(512),
+                nn.ReLU(inplace=True),
+            )
+            for scale in (1, 2, 3, 6)
+        )
+        self.conv_last = nn.Sequential(
+            nn.Conv2d(fc_dim + 4 * 512, 512, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(512),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            nn.Conv2d(512, num_class, kernel_size=1),
+        )
+
+    def logits(self, features: Tensor) -> Tensor:
+        size = features.shape[-2:]
+        pooled = [upsample(pool(features), size).to(features.dtype) for pool in self.psp]
+        return self.conv_last(torch.cat([features, *pooled], dim=1))  # B x num_class x h x w
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that also trains where a batch holds a single value per channel.
+
+    The 1x1 pool of a batch of one picture is such a place: its variance is zero, so that batch
+    statistics would wipe the features out. The running statistics normalise it instead, as they
+    do when the network is used, and are left as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x[:, 0].numel() == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)

@@ -1,0 +1,140 @@
+"""ResNet-34 and ResNet-50 as dilated encoders (He et al., 2016; Yu, Koltun and Funkhouser, 2017).
+
+The stem is three 3x3 convolutions instead of one 7x7, as in the Places365 weights for scene
+parsing; `layer1…layer4` bear torchvision's names, so that its ImageNet weights fit them.
+"""
+
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the first convolution takes the stride."""
+
+    expansion = 1
+
+    def __init__(self, in_dim: int, dim: int, stride: int, dilations: tuple[int, int]):
+        super().__init__()
+        self.conv1 = conv3x3(in_dim, dim, stride, dilations[0])
+        self.bn1 = nn.BatchNorm2d(dim)
+        self.conv2 = conv3x3(dim, dim, dilation=dilations[1])
+        self.bn2 = nn.BatchNorm2d(dim)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_dim, dim, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up and a shortcut; the 3x3 convolution takes the stride."""
+
+    expansion = 4
+
+    def __init__(self, in_dim: int, dim: int, stride: int, dilations: tuple[int, int]):
+        super().__init__()
+        out_dim = dim * self.expansion
+        self.conv1 = nn.Conv2d(in_dim, dim, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(dim)
+        self.conv2 = conv3x3(dim, dim, stride, dilations[0])
+        self.bn2 = nn.BatchNorm2d(dim)
+        self.conv3 = nn.Conv2d(dim, out_dim, kernel_size=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_dim)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_dim, out_dim, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier, whose last layers trade their stride for dilation.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: number of blocks in each of the four layers.
+        output_stride: 8 dilates `layer3` (by 2) and `layer4` (by 4), 16 only `layer4` (by 2).
+    """
+
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: list[int], output_stride: int
+    ):
+        super().__init__()
+        self.fc_dim = 512 * block.expansion
+        self.conv1 = conv3x3(3, 64, stride=2)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = conv3x3(64, 64)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.conv3 = conv3x3(64, 64)
+        self.bn3 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+        dilated3, dilated4 = (2, 4) if output_stride == 8 else (1, 2)
+        self.layer1 = layer(block, 64, 64, depths[0], stride=1)
+        self.layer2 = layer(block, 64 * block.expansion, 128, depths[1], stride=2)
+        self.layer3 = layer(block, 128 * block.expansion, 256, depths[2], 2, dilated3)
+        self.layer4 = layer(block, 256 * block.expansion, 512, depths[3], 2, dilated4)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features B x fc_dim x H/output_stride x W/output_stride of pictures B x 3 x H x W."""
+        x = self.relu(self.bn1(self.conv1(x)))  # B x 64 x H/2 x W/2
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(self.bn3(self.conv3(x)))
+        x = self.maxpool(x)  # B x 64 x H/4 x W/4
+        x = self.layer1(x)
+        x = self.layer2(x)  # B x 128·expansion x H/8 x W/8
+        x = self.layer3(x)
+        return self.layer4(x)
+
+
+def resnet34(output_stride: int) -> ResNet:
+    """ResNet-34, 512 channels out."""
+    return ResNet(BasicBlock, [3, 4, 6, 3], output_stride)
+
+
+def resnet50(output_stride: int) -> ResNet:
+    """ResNet-50, 2048 channels out."""
+    return ResNet(Bottleneck, [3, 4, 6, 3], output_stride)
+
+
+def layer(
+    block: type[BasicBlock] | type[Bottleneck],
+    in_dim: int,
+    dim: int,
+    depth: int,
+    stride: int,
+    dilation: int = 1,
+) -> nn.Sequential:
+    """`depth` blocks; a `dilation` above 1 takes the place of the stride.
+
+    The convolution that loses its stride is dilated by half of what the others are: its input still
+    has the spacing of the layer before.
+    """
+    first = (dilation // 2, dilation) if dilation > 1 else (1, 1)
+    stride = 1 if dilation > 1 else stride
+    rest = [block(dim * block.expansion, dim, 1, (dilation, dilation)) for _ in range(depth - 1)]
+    return nn.Sequential(block(in_dim, dim, stride, first), *rest)
+
+
+def conv3x3(in_dim: int, out_dim: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias whose padding keeps the size, the stride apart."""
+    return nn.Conv2d(in_dim, out_dim, 3, stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def shortcut(in_dim: int, out_dim: int, stride: int) -> nn.Module:
+    """The identity, or a 1x1 convolution with BatchNorm where the number of channels changes."""
+    if in_dim == out_dim:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_dim, out_dim, kernel_size=1, stride=stride, bias=False),
+        nn.BatchNorm2d(out_dim),
+    )

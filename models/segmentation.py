@@ -1,0 +1,43 @@
+"""`SegmentationModel`: encoder and decoder as one network, from pictures to a loss or to logits.
+
+Being one module, it is what gets moved to a device, trained and replicated over GPUs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .decoders import BilinearDecoder
+from .upsample import upsample_cross_entropy
+
+
+class SegmentationModel(nn.Module):
+    """Pictures in; with labels the loss out, without them the low-resolution logits.
+
+    Args:
+        encoder: pictures B x 3 x H x W, normalised, to features B x fc_dim x h x w.
+        decoder: features to logits B x num_class x h x w.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: BilinearDecoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        # ImageNet's statistics of RGB in 0…1, in the pictures' units of 0…255.
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1) * 255
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss (a scalar) if there are labels, else the logits.
+
+        Args:
+            images: B x 3 x H x W, RGB, uint8 or (once rescaled) floating point in 0…255.
+            labels: B x H' x W', integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
+
+        Returns:
+            The mean cross-entropy at the labels' size, or logits B x num_class x h x w.
+        """
+        features = self.encoder((images - self.mean) / self.std)
+        logits = self.decoder.logits(features)
+        return logits if labels is None else upsample_cross_entropy(logits, labels)

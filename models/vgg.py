@@ -1,0 +1,56 @@
+"""VGG-16 and VGG-19 as dilated encoders (Simonyan and Zisserman, 2015; DeepLab-LargeFOV, 2015).
+
+The last two poolings are gone, the last block of convolutions is dilated by 2, and the first two
+fully connected layers have become convolutions, `conv6` (7x7, dilated by 4) and `conv7` (1x1).
+"""
+
+from torch import Tensor, nn
+
+
+class VGG(nn.Module):
+    """Convolutional VGG with an output stride of 8 and 4096 channels out.
+
+    Args:
+        depths: number of 3x3 convolutions in each of the five blocks.
+    """
+
+    fc_dim = 4096
+
+    def __init__(self, depths: list[int]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_dim = 3
+        for i, (dim, depth) in enumerate(zip([64, 128, 256, 512, 512], depths, strict=True)):
+            dilation = 2 if i == 4 else 1
+            for _ in range(depth):
+                layers.append(nn.Conv2d(in_dim, dim, 3, padding=dilation, dilation=dilation))
+                layers.append(nn.ReLU(inplace=True))
+                in_dim = dim
+            if i < 3:
+                layers.append(nn.MaxPool2d(kernel_size=2))
+        self.features = nn.Sequential(*layers)
+        self.conv6 = nn.Conv2d(512, 4096, kernel_size=7, padding=12, dilation=4)
+        self.conv7 = nn.Conv2d(4096, 4096, kernel_size=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout2d(0.5)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features B x 4096 x H/8 x W/8 of pictures B x 3 x H x W."""
+        x = self.features(x)  # B x 512 x H/8 x W/8
+        x = self.dropout(self.relu(self.conv6(x)))  # B x 4096 x H/8 x W/8
+        return self.dropout(self.relu(self.conv7(x)))
+
+
+def vgg16() -> VGG:
+    """VGG-16: thirteen 3x3 convolutions, then `conv6` and `conv7`."""
+    return VGG([2, 2, 3, 3, 3])
+
+
+def vgg19() -> VGG:
+    """VGG-19: sixteen 3x3 convolutions, then `conv6` and `conv7`."""
+    return VGG([2, 2, 4, 4, 4])

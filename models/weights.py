@@ -1,0 +1,177 @@
+"""Where a network's weights come from: Places365, ImageNet, a file, or nowhere.
+
+Downloads land in `./pretrained`, whole or not at all, and are used from there ever after. No file
+is trusted to unpickle anything but tensors.
+"""
+
+import logging
+import os
+import socket
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.hub import download_url_to_file
+from torchvision.models import ResNet34_Weights, ResNet50_Weights, VGG16_Weights, VGG19_Weights
+
+PRETRAINED = Path("pretrained")
+TIMEOUT = 20  # seconds without an answer or a byte
+PLACES365 = "http://sceneparsing.csail.mit.edu/model/pretrained_resnet"  # no checksum is published
+URLS = {
+    "places365": {
+        "resnet34": f"{PLACES365}/resnet34-places365.pth",
+        "resnet50": f"{PLACES365}/resnet50-places365.pth",
+    },
+    "imagenet": {
+        "resnet34": ResNet34_Weights.IMAGENET1K_V1.url,
+        "resnet50": ResNet50_Weights.IMAGENET1K_V1.url,
+        "vgg16": VGG16_Weights.IMAGENET1K_V1.url,
+        "vgg19": VGG19_Weights.IMAGENET1K_V1.url,
+    },
+}
+
+logger = logging.getLogger(__name__)
+
+
+class ModelError(ValueError):
+    """A network that cannot be built as it was asked for; the message is one line for the user."""
+
+
+def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
+    """Give an encoder its initial weights.
+
+    Args:
+        encoder: changed in place.
+        arch: its name, such as "resnet34_dilated8".
+        weights: "places365", "imagenet", "none" or a file, which are never replaced by others; or
+            "" for Places365, or ImageNet where an architecture has no Places365 weights or their
+            address does not answer.
+
+    Returns:
+        What was used: "places365", "imagenet", "none" or the file.
+
+    Raises:
+        ModelError: the weights cannot be had or do not fit.
+    """
+    net = arch.split("_")[0]
+    if weights == "none":
+        return "none"
+    if weights and weights not in URLS:
+        load_file(encoder, arch, weights)
+        return weights
+
+    failures = []
+    for source in [weights] if weights else [source for source in URLS if net in URLS[source]]:
+        try:
+            load_pretrained(encoder, net, source)
+        except ModelError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            logger.warning(
+                "WARNING: %s. Starting from %s weights INSTEAD, without those of the stem.",
+                *failures,
+                source,
+            )
+        return source
+    raise ModelError(
+        f"{'; '.join(failures)}; choose the encoder's weights: none (train from scratch), "
+        f"{', '.join(source for source in URLS if net in URLS[source])}, or a file"
+    )
+
+
+def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
+    """Load published weights; of ImageNet's ResNets `layer1…layer4`, as their stem is another."""
+    if net not in URLS[source]:
+        raise ModelError(f"there are no {source} weights for {net}")
+    url = URLS[source][net]
+    path = PRETRAINED / url.rsplit("/", 1)[-1]
+    if not path.exists():
+        fetch(url, path)
+    state = read_state(path)
+    if net.startswith("vgg"):
+        state = convolutional_vgg(encoder, state)
+    elif source == "imagenet":
+        layers = {key: value for key, value in state.items() if key.startswith("layer")}
+        state = {**encoder.state_dict(), **layers}
+    else:
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    load_strictly(encoder, state, f"{path} does not fit {net}")
+
+
+def convolutional_vgg(encoder: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's VGG in the encoder's names: fc6 and fc7 are its last two convolutions."""
+    names = [name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)]
+    indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("features.")})
+    sources = [f"features.{i}" for i in indices] + ["classifier.0", "classifier.3"]
+    shapes = {key: value.shape for key, value in encoder.state_dict().items()}
+    return {
+        f"{name}.{kind}": state[f"{source}.{kind}"].reshape(shapes[f"{name}.{kind}"])
+        for name, source in zip(names, sources, strict=True)
+        for kind in ("weight", "bias")
+    }
+
+
+def fetch(url: str, path: Path) -> None:
+    """Download a weights file; `path` comes into being only when it is whole and readable.
+
+    Raises:
+        ModelError: the address does not answer, or with something else than weights.
+    """
+    partial = path.with_name(path.name + ".download")
+    # torchvision ends its file names in the first digits of the SHA-256.
+    digits = path.stem.rsplit("-", 1)[-1] if "download.pytorch.org" in url else None
+    logger.info("Downloading %s to %s", url, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub offers no timeout of its own
+    try:
+        download_url_to_file(url, str(partial), hash_prefix=digits)
+        read_state(partial)
+        os.replace(partial, path)
+    except (OSError, HTTPException, RuntimeError, ModelError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"no weights from {url} ({reason}; to do without, put it at {path})"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+        partial.unlink(missing_ok=True)
+
+
+def load_file(module: nn.Module, arch: str, path: str | Path) -> None:
+    """Load a state dict of this very architecture from a file.
+
+    Raises:
+        ModelError: the file cannot be read, or is of another architecture or number of classes.
+    """
+    load_strictly(module, read_state(path), f"{path} does not fit {arch}")
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU.
+
+    Raises:
+        ModelError: there is no such file, or it holds anything but tensors by name.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no class of its own for a foreign file
+        reason = type(error).__name__
+        raise ModelError(f"{path} is not a whole PyTorch weights file ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} is not a state dict: it holds other things than tensors by name")
+    return state
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
+    """Load a state dict that fits exactly, or raise `complaint` with the first difference."""
+    own = module.state_dict()
+    for key in [*own, *state]:
+        shapes = [str(tuple(d[key].shape)) if key in d else "absent" for d in (state, own)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(f"{complaint}: {key} is {shapes[0]} there, {shapes[1]} in the network")
+    module.load_state_dict(state)

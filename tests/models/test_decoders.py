@@ -1,0 +1,25 @@
+import torch
+
+from models.decoders import PooledBatchNorm2d, PSPBilinear
+
+
+def test_one_picture_trains_the_pyramid_without_losing_its_features():
+    """Batch statistics of a single value would make the 1x1 pool's output constant."""
+    torch.manual_seed(0)
+    decoder = PSPBilinear(3, 16, segSize=8, use_softmax=False).train()
+    pool = decoder.psp[0]
+    outputs = [pool(torch.rand(1, 16, 6, 6) + i) for i in range(2)]
+    assert not torch.allclose(*outputs)
+    norm = pool[2]
+    assert norm.num_batches_tracked == 0 and (norm.running_mean == 0).all()
+    decoder.logits(torch.rand(1, 16, 6, 6)).sum().backward()
+    assert pool[1].weight.grad.abs().sum() > 0
+
+
+def test_larger_batches_are_normalised_as_ever():
+    torch.manual_seed(0)
+    ours, plain = PooledBatchNorm2d(4).train(), torch.nn.BatchNorm2d(4).train()
+    for shape in [(2, 4, 1, 1), (1, 4, 1, 2)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(ours(x), plain(x))
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())

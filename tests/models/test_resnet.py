@@ -1,0 +1,40 @@
+import pytest
+import torch
+import torchvision
+
+from models.resnet import ResNet, resnet34, resnet50
+
+
+def layers(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    for i in range(1, 5):
+        x = getattr(net, f"layer{i}")(x)
+    return x
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("build", [resnet34, resnet50])
+def test_dilation_computes_what_strides_would_have_and_what_lies_between(build, output_stride):
+    """The à-trous identity: every k-th value of the dilated network is the strided network's."""
+    torch.manual_seed(0)
+    strided = getattr(torchvision.models, build.__name__)().double().eval()
+    dilated = build(output_stride).double().eval()
+    weights = {k: v for k, v in strided.state_dict().items() if k.startswith("layer")}
+    dilated.load_state_dict(weights, strict=False)
+    x = torch.rand(1, 64, 37, 50, dtype=torch.float64)
+    with torch.no_grad():
+        step = 32 // output_stride
+        torch.testing.assert_close(layers(dilated, x)[..., ::step, ::step], layers(strided, x))
+
+
+def test_the_convolutions_that_lost_their_stride_are_dilated_by_half():
+    def dilations(net: ResNet, layer: str, conv: str) -> list[tuple]:
+        blocks = getattr(net, layer)
+        convs = [getattr(block, conv) for block in blocks]
+        assert all(c.padding == c.dilation and c.stride == (1, 1) for c in convs)
+        return [c.dilation[0] for c in convs]
+
+    assert dilations(resnet34(8), "layer3", "conv1") == [1, 2, 2, 2, 2, 2]
+    assert dilations(resnet34(8), "layer3", "conv2") == [2, 2, 2, 2, 2, 2]
+    assert dilations(resnet34(8), "layer4", "conv1") == [2, 4, 4]
+    assert dilations(resnet50(8), "layer4", "conv2") == [2, 4, 4]
+    assert dilations(resnet50(16), "layer4", "conv2") == [1, 2, 2]

@@ -1,0 +1,36 @@
+import torch
+from torch import nn
+
+from models import ModelBuilder, SegmentationModel
+from models.decoders import C1Bilinear
+from models.upsample import upsample_cross_entropy
+
+
+class Pictures(nn.Identity):
+    """An encoder that hands on what it gets."""
+
+
+def test_pictures_are_normalised_on_the_way_in():
+    model = SegmentationModel(Pictures(), C1Bilinear(3, 3, segSize=4, use_softmax=False))
+    model.decoder.conv_last.weight.data = torch.eye(3).view(3, 3, 1, 1)
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(model(images), (images / 255 - mean) / std)
+
+
+def test_labels_turn_the_logits_into_the_loss():
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    model = SegmentationModel(encoder, ModelBuilder.build_decoder(num_class=7)).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    labels = torch.randint(0, 7, (2, 64, 48), dtype=torch.uint8)
+    loss, logits = model(images, labels), model(images)
+    assert loss.shape == () and logits.shape == (2, 7, 4, 3)
+    torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
+
+
+def test_the_state_dict_holds_the_two_parts_and_nothing_else():
+    encoder = ModelBuilder.build_encoder(weights="none")
+    model = SegmentationModel(encoder, ModelBuilder.build_decoder())
+    assert {key.split(".")[0] for key in model.state_dict()} == {"encoder", "decoder"}
