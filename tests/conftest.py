@@ -1,0 +1,89 @@
+"""What the tests share: a tiny data set in ADE20K's layout, and a way to run the scripts."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of four classes: its folder, and the flags that name it."""
+
+    folder: Path
+    num_class: int = 4
+
+    @property
+    def flags(self) -> list[str]:
+        return [
+            *("--list_train", f"{self.folder}/train.txt", "--list_val", f"{self.folder}/val.txt"),
+            *("--root_img", f"{self.folder}/images", "--root_seg", f"{self.folder}/annotations"),
+            *("--num_class", str(self.num_class)),
+        ]
+
+    def picture(self, name: str) -> Path:
+        return self.folder / "images" / f"{name}.jpg"
+
+    def label(self, name: str) -> Path:
+        return self.folder / "annotations" / f"{name}.png"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    """Six training and three validation pictures, 80 x 64: a bright block on a ground, and sky."""
+    data = Data(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 6), ("val", 3)):
+        for folder in ("images", "annotations"):
+            (data.folder / folder / part).mkdir(parents=True)
+        names = [f"{part}/{i}" for i in range(n)]
+        for name in names:
+            label = np.full((64, 80), 2, np.uint8)
+            label[: rng.integers(20, 40)] = 1
+            x, y = rng.integers(40), rng.integers(30)
+            label[y : y + 24, x : x + 24] = 3
+            label[:3, :3] = 0
+            colours = np.array([[0, 0, 0], [200, 120, 80], [60, 90, 50], [240, 240, 240]])
+            picture = colours[label] + rng.normal(0, 8, (64, 80, 3))
+            cv2.imwrite(str(data.picture(name)), picture.clip(0, 255).astype(np.uint8))
+            cv2.imwrite(str(data.label(name)), label)
+        lines = [f"{name}.jpg\n" for name in names]
+        (data.folder / f"{part}.txt").write_text("".join(lines))
+    return data
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a script ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> Callable[..., Result]:
+    """Runs a script of the project as `python NAME ARGS…` would, in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here/data").symlink_to(ROOT / "data")
+
+    def run(name: str, *args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        return Result(code, *capsys.readouterr())
+
+    return run

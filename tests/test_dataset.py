@@ -1,0 +1,244 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset import (
+    EpochSampler,
+    SegmentationDataset,
+    TrainDataset,
+    ValDataset,
+    make_loader,
+    read_label,
+    read_list,
+    read_picture,
+)
+from utils import UserError
+
+from .conftest import Data
+
+
+def dataset(data: Data, kind=SegmentationDataset, part="train", **kwargs):
+    folders = (data.folder / "images", data.folder / "annotations")
+    return kind(data.folder / f"{part}.txt", *folders, num_class=data.num_class, **kwargs)
+
+
+def training(data: Data, seed=1, imgSize=32, segSize=32) -> TrainDataset:
+    return dataset(data, TrainDataset, seed=seed, imgSize=imgSize, segSize=segSize)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """A colour picture without edges, so that no format or resizing changes it much."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([40 + 150 * x / width, 60 + 120 * y / height, 200 - 90 * x / width], 2)
+
+
+def test_an_item_is_a_whole_picture_with_classes_counted_from_0(data):
+    image, label, name = dataset(data)[2]
+    raw = cv2.imread(str(data.label("train/2")), cv2.IMREAD_UNCHANGED)
+    assert image.shape == (3, 64, 80) and image.dtype == torch.uint8
+    assert label.dtype == torch.uint8 and name == "train/2.jpg"
+    assert (label.numpy()[raw == 0] == 255).all()
+    assert (label.numpy()[raw > 0] == raw[raw > 0] - 1).all()
+
+
+def test_more_than_255_classes_make_wider_labels(tmp_path):
+    path = tmp_path / "label.png"
+    Image.fromarray(np.array([[0, 1, 255, 300]], np.uint16)).save(path)
+    assert read_label(path, 300).tolist() == [[-1, 0, 254, 299]]
+    Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save(path)
+    assert read_label(path, 255).tolist() == [[255, 0, 254]]
+
+
+def test_a_limit_takes_the_first(data):
+    assert dataset(data, limit=2).names == ["train/0.jpg", "train/1.jpg"]
+    assert len(dataset(data, limit=-1)) == len(dataset(data, limit=99)) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_items_depend_on_seed_epoch_and_index_alone(data, workers):
+    alone = training(data)
+    sampler = EpochSampler(6, seed=1)
+    loader = make_loader(training(data), workers, batch_size=4, sampler=sampler)
+    for epoch in (1, 2):
+        sampler.epoch = epoch
+        seen = []
+        for images, labels, names in loader:
+            for image, label, name in zip(images, labels, names, strict=True):
+                index = alone.names.index(name)
+                expected = alone[epoch, index]
+                assert torch.equal(image, expected[0]) and torch.equal(label, expected[1])
+                seen.append(index)
+        assert sorted(seen) == list(range(6))
+
+
+def test_epochs_and_seeds_differ(data):
+    items = [training(data, seed)[epoch, 0] for seed, epoch in ((1, 1), (1, 2), (2, 1))]
+    assert not torch.equal(items[0][0], items[1][0])
+    assert not torch.equal(items[0][0], items[2][0])
+    orders = [list(EpochSampler(50, seed)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_crops_are_scaled_by_a_half_to_one_and_a_half_placed_anywhere_and_mirrored(tmp_path):
+    """Recovers scale, place and flip from pictures whose colours are their coordinates."""
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    y, x = np.mgrid[:120, :200]
+    picture = np.stack([np.zeros_like(x), y, x], 2).astype(np.uint8)  # BGR: green = y, red = x
+    cv2.imwrite(str(tmp_path / "images/a.png"), picture)
+    cv2.imwrite(str(tmp_path / "annotations/a.png"), np.ones((120, 200), np.uint8))
+    (tmp_path / "list.txt").write_text("a.png\n")
+    folders = (tmp_path / "images", tmp_path / "annotations")
+    crops = TrainDataset(
+        tmp_path / "list.txt", *folders, num_class=1, imgSize=40, segSize=40, seed=0
+    )
+    sides, lefts, tops, flips = [], [], [], []
+    for epoch in range(400):
+        _, green, red = reversed(crops[epoch, 0][0].float().unbind())
+        span = red[0, -1] - red[0, 0]
+        flips.append(span < 0)
+        sides.append(abs(span).item() / 39 * 40)
+        lefts.append(red.min().item() / (200 - sides[-1]))
+        tops.append(green.min().item() / (120 - sides[-1]))
+    scales = 40 / np.array(sides)
+    assert 0.48 < scales.min() < 0.53 and 1.4 < scales.max() < 1.6
+    np.testing.assert_allclose(np.quantile(scales, [0.25, 0.5, 0.75]), [0.75, 1, 1.25], atol=0.08)
+    for places in (lefts, tops):
+        np.testing.assert_allclose(np.quantile(places, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.1)
+    assert 0.42 < np.mean(flips) < 0.58
+
+
+def test_a_crop_is_never_larger_than_the_picture(data):
+    images = torch.stack([training(data, imgSize=128, segSize=128)[e, 0][0] for e in range(20)])
+    assert images.shape == (20, 3, 128, 128)
+
+
+def test_picture_and_label_are_cropped_alike(data):
+    """The block of class 3 is white: after any crop, label and picture still agree."""
+    crops = training(data, imgSize=96, segSize=96)
+    for epoch in range(10):
+        image, label, _ = crops[epoch, 0]
+        white = image.float().mean(0) > 190
+        assert ((label == 2) == white).float().mean() > 0.93
+
+
+def test_labels_may_have_a_size_of_their_own(data):
+    image, label, _ = training(data, imgSize=64, segSize=16)[1, 0]
+    assert image.shape == (3, 64, 64) and label.shape == (16, 16)
+
+
+def test_validation_takes_the_central_square(data):
+    whole, label, _ = dataset(data)[0]
+    image, central, _ = dataset(data, ValDataset, imgSize=64, segSize=64)[0]
+    assert torch.equal(image, whole[:, :, 8:72]) and torch.equal(central, label[:, 8:72])
+    assert dataset(data, ValDataset, imgSize=96, segSize=48)[0][0].shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize(
+    "kind", ["jpg", "png", "webp", "bmp", "grey", "rgba", "16bit", "cmyk", "palette"]
+)
+def test_pictures_of_any_kind_come_out_right(kind, tmp_path):
+    rgb = smooth(48, 64).astype(np.uint8)
+    image = Image.fromarray(rgb)
+    path = tmp_path / f"picture.{kind if kind in ('jpg', 'webp', 'bmp') else 'png'}"
+    if kind == "grey":
+        image = image.convert("L")
+        rgb = np.repeat(np.array(image)[..., None], 3, 2)
+    elif kind == "rgba":
+        image.putalpha(200)
+    elif kind == "palette":
+        image = image.quantize(256)
+    if kind == "16bit":
+        cv2.imwrite(str(path), rgb[..., ::-1].astype(np.uint16) * 257)
+    elif kind == "cmyk":
+        path = tmp_path / "picture.jpg"
+        image.convert("CMYK").save(path, quality=98)
+    else:
+        image.save(path)
+    picture = read_picture(path)
+    assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8
+    assert np.abs(picture.astype(int) - rgb).mean() < 5
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path):
+    rgb = smooth(48, 64).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter for viewing
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(rgb).rotate(90, expand=True).save(path, exif=exif, quality=98)
+    assert np.abs(read_picture(path).astype(int) - rgb).mean() < 5
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.95])
+def test_a_picture_cut_short_is_an_error_that_names_it(name, part, tmp_path):
+    path = tmp_path / name
+    rgb = smooth(96, 128) + np.random.default_rng(0).normal(0, 20, (96, 128, 3))
+    Image.fromarray(rgb.clip(0, 255).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(UserError, match=name):
+        read_picture(path)
+
+
+def test_a_header_of_a_huge_picture_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "huge.png"
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (100_000).to_bytes(4, "big") * 2
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="huge.png"):
+        read_picture(path)
+
+
+def test_an_absent_picture_is_an_error_that_names_it():
+    with pytest.raises(UserError, match="nowhere.jpg: No such file"):
+        read_picture("nowhere.jpg")
+
+
+def test_a_coloured_label_is_refused(tmp_path):
+    path = tmp_path / "label.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+    with pytest.raises(UserError, match="label.png is a colour picture"):
+        read_label(path, 5)
+
+
+def test_lists_may_have_empty_lines_and_any_line_ends(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes("a/1.jpg\r\n\n  b/é ü.jpg \n".encode())
+    assert read_list(path) == ["a/1.jpg", "b/é ü.jpg"]
+
+
+def test_a_missing_list_tells_where_data_come_from():
+    with pytest.raises(UserError, match="no/list.txt.*download_ADE20K.sh.*make demo"):
+        read_list("no/list.txt")
+
+
+def test_absent_files_are_counted_and_the_first_five_named(data):
+    for i in range(6):
+        data.picture(f"train/{i}").unlink()
+    data.label("train/0").unlink()
+    with pytest.raises(UserError) as error:
+        dataset(data)
+    message = str(error.value)
+    assert "7 of 12 files" in message and message.count(str(data.folder / "images")) == 4
+    assert str(data.label("train/0")) in message and "train/4" not in message
+
+
+def test_workers_are_never_more_than_the_cores_at_hand(data, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert make_loader(dataset(data), 16).num_workers == 3
+    assert make_loader(dataset(data), 2).num_workers == 2
+
+
+def test_an_error_in_a_worker_arrives_as_its_one_line(data):
+    data.picture("train/3").write_text("not a picture")
+    loader = make_loader(dataset(data), 1, batch_size=None)
+    with pytest.raises(UserError) as error:
+        list(loader)
+    assert str(error.value).startswith(str(Path(data.picture("train/3"))))
+    assert "\n" not in str(error.value)

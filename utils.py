@@ -1,0 +1,222 @@
+"""Small things that the scripts share: errors for the user, meters, scores and class colours."""
+
+import csv
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+import torch
+from torch import Tensor
+
+ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the file or the flag and the way out."""
+
+    def __init__(self, message: str):
+        # An error in a DataLoader's worker arrives as the text of its whole traceback.
+        super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+
+
+def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
+    """Run a script; a `UserError` (or another given) ends it with one line and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        main()
+    except (UserError, *errors) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def select_device(name: str) -> torch.device:
+    """The device of a name that torch knows; "auto" = the first GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: torch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        print("No GPU found: running on the CPU.")
+        return torch.device("cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where built without
+        raise UserError(f"--device {name}: not on this machine; use auto or cpu") from error
+
+
+class AverageMeter:
+    """The mean of numbers, or of scalar tensors, which stay on their device until `average`."""
+
+    def __init__(self) -> None:
+        self.sum: float | Tensor = 0.0
+        self.count = 0
+
+    def update(self, value: float | Tensor, n: int = 1) -> None:
+        """Count a value `n` times."""
+        self.sum = self.sum + value * n
+        self.count += n
+
+    @property
+    def average(self) -> float:
+        return float(self.sum) / max(self.count, 1)
+
+
+class ConfusionMatrix:
+    """How many pixels of each class (row) were predicted as each class (column)."""
+
+    def __init__(self, num_class: int):
+        self.num_class = num_class
+        self.counts = torch.zeros(num_class, num_class, dtype=torch.int64)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count pixels; those whose label is none of 0…num_class-1 are left out.
+
+        Args:
+            predictions: integers of any shape, 0…num_class-1.
+            labels: integers of the same shape, on the same device.
+        """
+        labels = labels.long()
+        labelled = (labels >= 0) & (labels < self.num_class)
+        pairs = labels[labelled] * self.num_class + predictions[labelled].long()
+        counts = torch.bincount(pairs, minlength=self.num_class**2)
+        self.counts += counts.view(self.num_class, -1).cpu()
+
+    def scores(self) -> "Scores":
+        """The scores of all pixels so far.
+
+        Raises:
+            UserError: no pixel had a label.
+        """
+        counts = self.counts.double().numpy()
+        if counts.sum() == 0:
+            raise UserError("no pixel of the labels belongs to a class: there is nothing to score")
+        hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        with np.errstate(invalid="ignore"):  # 0/0 = nan marks what cannot be scored
+            iou = hits / (labelled + predicted - hits)
+            accuracy = hits / labelled
+        return Scores(iou, accuracy, labelled / labelled.sum(), float(hits.sum() / labelled.sum()))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores as fractions; those of a class that cannot have any are nan, and no mean counts them.
+
+    Attributes:
+        iou: num_class, intersection over union; nan where no label and no prediction has the class.
+        accuracy: num_class, share of the class's pixels that were found; nan where no label has it.
+        share: num_class, share of all labelled pixels.
+        pixel_accuracy: share of all labelled pixels that were predicted right.
+    """
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+    pixel_accuracy: float
+
+    @property
+    def mean_iou(self) -> float:
+        return float(np.nanmean(self.iou))
+
+    @property
+    def mean_accuracy(self) -> float:
+        return float(np.nanmean(self.accuracy))
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        return float(np.nansum(self.share * self.iou))
+
+    @property
+    def overall(self) -> float:
+        """The benchmark's ranking: mean of mean IoU and pixel accuracy."""
+        return (self.mean_iou + self.pixel_accuracy) / 2
+
+    @property
+    def absent(self) -> int:
+        """Number of classes in neither label nor prediction."""
+        return int(np.isnan(self.iou).sum())
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names (num_class) and colours (num_class+1 x 3, RGB uint8; row 0 is for unlabelled)."""
+
+    names: list[str]
+    palette: np.ndarray
+
+
+def read_classes(path: str, num_class: int) -> Classes:
+    """Names and colours of the classes 1…num_class.
+
+    Args:
+        path: a CSV table with the columns index, name, r, g, b, or a MATLAB file with `colors`, as
+            ADE20K's benchmark has it. The default, ADE20K's table, is for its 150 classes; other
+            numbers get generated names and colours.
+        num_class: number of classes.
+
+    Raises:
+        UserError: no such table, or not one of this many classes.
+    """
+    if path.endswith(".mat"):
+        return Classes(read_classes(ADE20K_CLASSES, num_class).names, read_palette(path, num_class))
+    if path == ADE20K_CLASSES and num_class != 150:
+        names = [f"class {i}" for i in range(1, num_class + 1)]
+        return Classes(names, distinct_colours(num_class + 1))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        indices = [int(row["index"]) for row in rows]
+        names = [row["name"] for row in rows]
+        colours = [[int(row[channel]) for channel in "rgb"] for row in rows]
+        palette = np.array([[0, 0, 0], *colours], dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"--list_class {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--list_class {path}: not a table of index,name,r,g,b ({error})"
+        ) from error
+    if indices != list(range(1, num_class + 1)):
+        raise UserError(f"--list_class {path} does not list the classes 1…{num_class} in order")
+    return Classes(names, palette)
+
+
+def read_palette(path: str, num_class: int) -> np.ndarray:
+    """The colours (num_class+1 x 3, uint8, row 0 black) of a MATLAB file such as color150.mat."""
+    try:
+        colours = scipy.io.loadmat(path)["colors"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"--list_class {path}: no MATLAB file with `colors` ({error})") from error
+    if colours.shape != (num_class, 3):
+        raise UserError(
+            f"--list_class {path} has colours for {len(colours)} classes, not {num_class}"
+        )
+    return np.vstack([np.zeros((1, 3)), colours]).astype(np.uint8)
+
+
+def distinct_colours(n: int) -> np.ndarray:
+    """`n` different colours (n x 3, uint8), black first: the colour map of PASCAL VOC.
+
+    The bits of an index are dealt out to red, green and blue in turn, most significant bit first.
+    """
+    colours = np.zeros((n, 3), dtype=np.uint8)
+    for bit in range(24):
+        colours[:, bit % 3] |= ((np.arange(n) >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+def colour_code(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours H x W x 3 (uint8) of labels H x W: 0…num_class-1, anything else is unlabelled."""
+    indices = labels.astype(np.int64) + 1
+    return palette[np.where(indices < len(palette), indices, 0)]
+
+
+def flat_name(name: str) -> str:
+    """A file name, without ending, for results on a picture that a list names `a/b.jpg`: `a_b`."""
+    return Path(name).with_suffix("").as_posix().replace("/", "_")
