@@ -1,0 +1,141 @@
+"""Score a trained network on a list of pictures, at several scales.
+
+    python eval.py --id ID                               # the run's own validation list
+    python eval.py --id ID --scales 1 --visualize 1      # one scale; panels in RESULT/ID
+    python eval.py --id ID --suffix _epoch_20.pth --num_val 100
+
+Architecture, classes and lists are the run's own unless given. The scores, each at the label's own
+size, also go to RESULT/ID/scores.json.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from checkpoint import find_run, write_whole
+from dataset import SegmentationDataset, make_loader
+from inference import SCALES, batch_by_size, predict, scaled_size
+from models import ModelBuilder, ModelError, SegmentationModel
+from options import Parser, complete
+from utils import (
+    Classes,
+    ConfusionMatrix,
+    Scores,
+    flat_name,
+    read_classes,
+    run_script,
+    select_device,
+)
+from visualize import comparison
+
+TELL_SECONDS = 10  # between signs of life
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.shared("id", required=True)
+    parser.shared("suffix")
+    parser.from_run("arch_encoder", "arch_decoder", "fc_dim")
+    parser.from_run("list_val", "root_img", "root_seg")
+    parser.shared("num_val", default=-1)
+    parser.shared("batch_size")
+    parser.shared("imgSize", "segSize", default=-1)
+    parser.from_run("num_class", "list_class")
+    parser.shared("scales", default=SCALES)
+    parser.shared("workers", "device", "ckpt")
+    parser.shared("visualize", default=0)
+    parser.shared("result", default="./result")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
+    complete(args, config)
+    device = select_device(args.device)
+    classes = read_classes(args.list_class, args.num_class)
+    dataset = SegmentationDataset(
+        args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val
+    )
+
+    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
+    decoder = ModelBuilder.build_decoder(
+        args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
+    )
+    model = SegmentationModel(encoder, decoder).to(device).eval()
+
+    folder = Path(args.result) / args.id
+    confusion = ConfusionMatrix(args.num_class)
+    loader = make_loader(dataset, args.workers, batch_size=None)
+    done, told = 0, time.time()
+    for batch in batch_by_size(loader, args.batch_size):
+        images, labels, names = zip(*batch, strict=True)
+        images, labels = torch.stack(images), torch.stack(labels)
+        size = scaled_size(*labels.shape[-2:], args.segSize)
+        labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
+        predictions = predict(model, images, size, args.imgSize, args.scales).cpu()
+        confusion.update(predictions, labels)
+        if args.visualize:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, *arrays in zip(names, images, labels, predictions, strict=True):
+                comparison(*arrays, classes).save(folder / f"{flat_name(name)}.png")
+        done += len(batch)
+        if time.time() - told > TELL_SECONDS:
+            print(f"{done} of {len(dataset)} pictures")
+            told = time.time()
+
+    scores = confusion.scores()
+    print_scores(scores, classes)
+    write_scores(folder / "scores.json", scores, classes, args, done)
+    print(f"{done} pictures; scores: {folder / 'scores.json'}")
+
+
+def print_scores(scores: Scores, classes: Classes) -> None:
+    """A line a class that occurs, then the means."""
+    print(f"{'class':>24}      IoU  accuracy    share")
+    rows = zip(classes.names, scores.iou, scores.accuracy, scores.share, strict=True)
+    for name, iou, accuracy, share in rows:
+        if not np.isnan(iou):
+            print(f"{name:>24}  {iou:7.2%}  {accuracy:8.2%}  {share:7.2%}")
+    print(
+        f"Classes in neither labels nor predictions, left out of the means: {scores.absent}\n"
+        f"Pixel accuracy:         {scores.pixel_accuracy:7.2%}\n"
+        f"Mean accuracy:          {scores.mean_accuracy:7.2%}\n"
+        f"Mean IoU:               {scores.mean_iou:7.2%}\n"
+        f"Frequency-weighted IoU: {scores.frequency_weighted_iou:7.2%}\n"
+        f"(mIoU + accuracy) / 2:  {scores.overall:7.2%}"
+    )
+
+
+def write_scores(
+    path: Path, scores: Scores, classes: Classes, args: argparse.Namespace, pictures: int
+) -> None:
+    """All scores as fractions, and what they are of; null where a class has no score."""
+    columns = {"iou": scores.iou, "accuracy": scores.accuracy, "share": scores.share}
+    per_class = [
+        {"index": i + 1, "name": name}
+        | {key: None if np.isnan(values[i]) else values[i] for key, values in columns.items()}
+        for i, name in enumerate(classes.names)
+    ]
+    report = {
+        "pictures": pictures,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "mean_accuracy": scores.mean_accuracy,
+        "mean_iou": scores.mean_iou,
+        "frequency_weighted_iou": scores.frequency_weighted_iou,
+        "overall": scores.overall,
+        "absent_classes": scores.absent,
+        "classes": per_class,
+        "settings": vars(args),
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run_script(main, ModelError)

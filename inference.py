@@ -1,0 +1,66 @@
+"""Prediction of whole pictures at several scales."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import SegmentationModel
+from models.upsample import average_upsampled_probabilities, upsample_argmax
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
+
+
+@torch.inference_mode()
+def predict(
+    model: SegmentationModel,
+    images: Tensor,
+    size: tuple[int, int],
+    short_side: int = -1,
+    scales: Iterable[float] = SCALES,
+) -> Tensor:
+    """Labels B x H' x W' of pictures, on the model's device.
+
+    Args:
+        model: in eval mode.
+        images: B x 3 x H x W, uint8, on any device.
+        size: (H', W').
+        short_side: pixels that the pictures' short side is scaled to; -1 = as many as it has.
+        scales: factors of that; the probabilities are averaged over all of them.
+    """
+    images = images.to(model.mean.device).float()
+    height, width = images.shape[-2:]
+    if short_side == -1:
+        short_side = min(height, width)
+    logits = [
+        model(resize(images, scaled_size(height, width, max(round(short_side * s), MIN_SIDE))))
+        for s in scales
+    ]
+    if len(logits) == 1:
+        return upsample_argmax(logits[0], size)
+    return average_upsampled_probabilities(logits, size).argmax(dim=1)
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) in proportion, the smaller of them `short_side`; -1 = as they are."""
+    if short_side == -1:
+        return height, width
+    scale = short_side / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures B x 3 x H x W in floating point, bilinearly and without aliasing."""
+    if size == tuple(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+
+def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:
+    """Up to `batch_size` successive items whose first parts, the pictures, are of one size."""
+    for _, group in groupby(items, key=lambda item: item[0].shape):
+        while batch := list(islice(group, batch_size)):
+            yield batch

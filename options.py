@@ -1,0 +1,94 @@
+"""The flags that the scripts share, each defined once."""
+
+import argparse
+from typing import NoReturn
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def positive_or_all(text: str) -> int:
+    """A whole number of at least 1, or -1 for no limit."""
+    return -1 if text == "-1" else positive(text)
+
+
+SHARED = {
+    "id": dict(help="name of the run, whose folder is CKPT/ID"),
+    "arch_encoder": dict(default="resnet34_dilated8", help="architecture of the encoder"),
+    "arch_decoder": dict(default="c1_bilinear", help="architecture of the decoder"),
+    "fc_dim": dict(
+        type=positive, help="width of the features; another than the encoder's is an error"
+    ),
+    "num_class": dict(type=positive, default=150, help="number of classes"),
+    "list_class": dict(
+        default="./data/ADE20K_object150_classes.csv",
+        help="class names and colours: a CSV of index,name,r,g,b, or a .mat palette; other numbers "
+        "of classes than 150 get generated ones",
+    ),
+    "list_val": dict(
+        default="./data/ADE20K_object150_val.txt",
+        help="validation pictures, relative to ROOT_IMG, one a line",
+    ),
+    "root_img": dict(default="./data/ADEChallengeData2016/images", help="folder of the pictures"),
+    "root_seg": dict(
+        default="./data/ADEChallengeData2016/annotations",
+        help="folder of the labels: PNGs of class indices, 0 = unlabelled",
+    ),
+    "num_val": dict(type=positive_or_all, help="use only the first so many pictures; -1 = all"),
+    "batch_size": dict(type=positive, default=1, help="pictures at a time (only of equal size)"),
+    "imgSize": dict(type=positive_or_all, help="short side to scale pictures to; -1 = as they are"),
+    "segSize": dict(
+        type=positive_or_all, default=-1, help="short side of the labels; -1 = as the picture"
+    ),
+    "scales": dict(type=float, nargs="+", help="sizes, relative to IMGSIZE, to average over"),
+    "workers": dict(type=int, default=16, help="processes that read pictures, at most one a core"),
+    "device": dict(default="auto", help="where to run: auto (a GPU if there is one), cpu, cuda, …"),
+    "ckpt": dict(default="./ckpt", help="folder of the runs"),
+    "visualize": dict(type=int, choices=(0, 1), help="1 = write panels for the eye"),
+    "result": dict(help="folder of the results"),
+    "suffix": dict(default="_best.pth", help="which weights: _best.pth, _latest.pth, _epoch_N.pth"),
+}
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each flag's help, but for those whose help tells it in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help tells the defaults."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def shared(self, *names: str, **changes: object) -> None:
+        """Add shared flags by name; `changes` (default, help …) apply to each of them."""
+        for name in names:
+            self.add_argument(f"--{name}", **{**SHARED[name], **changes})
+
+    def from_run(self, *names: str) -> None:
+        """Add shared flags whose default is the run's own setting: see `complete`."""
+        for name in names:
+            help = f"{SHARED[name]['help']} (default: the run's)"
+            self.shared(name, default=None, help=help)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists all flags)\n")
+
+
+def complete(args: argparse.Namespace, config: dict) -> None:
+    """Give each flag left open the run's setting, or the default where the run has none."""
+    for name, value in vars(args).items():
+        if value is None:
+            setattr(args, name, config.get(name, SHARED[name].get("default")))

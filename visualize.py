@@ -1,0 +1,94 @@
+"""What a person looks at: panels of pictures and labels with a legend, and curves of a training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from utils import Classes, colour_code
+
+MAX_SIDE = 1024  # pixels of a tile in a panel; the label map is where every pixel of a large one is
+GAP = 8
+LINE = 20
+FONT_SIZE = 14
+
+
+def panel(
+    tiles: Sequence[np.ndarray], legend: Sequence[tuple[np.ndarray, str]] = ()
+) -> Image.Image:
+    """Pictures (H x W x 3 uint8) side by side; to their right a legend of (colour, text)."""
+    images = [Image.fromarray(shrink(tile)) for tile in tiles]
+    font = ImageFont.load_default(FONT_SIZE)
+    text_width = max((font.getlength(text) for _, text in legend), default=-LINE - 2 * GAP)
+    width = sum(image.width + GAP for image in images) + LINE + round(text_width) + 2 * GAP
+    height = max(*(image.height for image in images), len(legend) * LINE) + 2 * GAP
+    canvas = Image.new("RGB", (width, height), "white")
+    x = GAP
+    for image in images:
+        canvas.paste(image, (x, GAP))
+        x += image.width + GAP
+    draw = ImageDraw.Draw(canvas)
+    for i, (colour, text) in enumerate(legend):
+        y = GAP + i * LINE
+        draw.rectangle((x, y + 2, x + 14, y + 16), fill=tuple(colour.tolist()), outline="grey")
+        draw.text((x + LINE, y + LINE // 2 - 1), text, fill="black", font=font, anchor="lm")
+    return canvas
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """A picture H x W x 3 of at most `MAX_SIDE` pixels a side."""
+    scale = MAX_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def comparison(image: Tensor, label: Tensor, prediction: Tensor, classes: Classes) -> Image.Image:
+    """Picture 3 x H x W (uint8), label and prediction H x W beside each other, on the CPU."""
+    coloured = [colour_code(labels.numpy(), classes.palette) for labels in (label, prediction)]
+    return panel([image.permute(1, 2, 0).numpy(), *coloured], legend(prediction.numpy(), classes))
+
+
+def legend(labels: np.ndarray, classes: Classes) -> list[tuple[np.ndarray, str]]:
+    """Colour, and name with share, of the classes that cover 1 % or more of labels H x W."""
+    return [
+        (classes.palette[i + 1], f"{classes.names[i]}  {share:.0%}")
+        for i, share in class_shares(labels)
+        if share >= 0.01
+    ]
+
+
+def class_shares(labels: np.ndarray) -> list[tuple[int, float]]:
+    """(class, share of the pixels) in labels H x W, all labelled; largest first."""
+    indices, pixels = np.unique(labels, return_counts=True)
+    order = np.argsort(-pixels, kind="stable")
+    return [(int(indices[i]), float(pixels[i] / labels.size)) for i in order]
+
+
+def plot_history(history: Sequence[dict[str, float]], folder: Path) -> None:
+    """Draw `loss.png` and `accuracy.png` of a run's history, a row an epoch, into its folder."""
+    plot_curves(history, {"train_loss": "training", "val_loss": "validation"}, "loss", folder)
+    curves = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
+    plot_curves(history, curves, "accuracy", folder)
+
+
+def plot_curves(
+    history: Sequence[dict[str, float]], curves: dict[str, str], title: str, folder: Path
+) -> None:
+    """Draw some columns of a history, which may have gaps, over its epochs."""
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for column, label in curves.items():
+        rows = [row for row in history if column in row]
+        epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
+        axes.plot(epochs, values, marker=".", label=label)
+    axes.set(xlabel="epoch", ylabel=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(folder / f"{title}.png")
