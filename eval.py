@@ -29,6 +29,7 @@ from utils import (
     flat_name,
     read_classes,
     run_script,
+    select_amp,
     select_device,
 )
 from visualize import comparison
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("imgSize", "segSize", default=-1)
     parser.from_run("num_class", "list_class")
     parser.shared("scales", default=SCALES)
-    parser.shared("workers", "device", "ckpt")
+    parser.shared("workers", "device", "amp", "ckpt")
     parser.shared("visualize", default=0)
     parser.shared("result", default="./result")
     return parser.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
     )
-    model = SegmentationModel(encoder, decoder).to(device).eval()
+    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
 
     folder = Path(args.result) / args.id
     confusion = ConfusionMatrix(args.num_class)
@@ -101,7 +102,8 @@ def print_scores(scores: Scores, classes: Classes) -> None:
     rows = zip(classes.names, scores.iou, scores.accuracy, scores.share, strict=True)
     for name, iou, accuracy, share in rows:
         if not np.isnan(iou):
-            print(f"{name:>24}  {iou:7.2%}  {accuracy:8.2%}  {share:7.2%}")
+            found = "-" if np.isnan(accuracy) else f"{accuracy:.2%}"
+            print(f"{name:>24}  {iou:7.2%}  {found:>8}  {share:7.2%}")
     print(
         f"Classes in neither labels nor predictions, left out of the means: {scores.absent}\n"
         f"Pixel accuracy:         {scores.pixel_accuracy:7.2%}\n"

@@ -41,7 +41,8 @@ def predict(
     ]
     if len(logits) == 1:
         return upsample_argmax(logits[0], size)
-    return average_upsampled_probabilities(logits, size).argmax(dim=1)
+    labels, _ = average_upsampled_probabilities(logits, size)
+    return labels
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:

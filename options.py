@@ -47,6 +47,11 @@ SHARED = {
     ),
     "scales": dict(type=float, nargs="+", help="sizes, relative to IMGSIZE, to average over"),
     "workers": dict(type=int, default=16, help="processes that read pictures, at most one a core"),
+    "amp": dict(
+        default="auto",
+        choices=("auto", "off", "bf16", "fp16"),
+        help="half precision: auto = what the hardware is fast at, if anything",
+    ),
     "device": dict(default="auto", help="where to run: auto (a GPU if there is one), cpu, cuda, …"),
     "ckpt": dict(default="./ckpt", help="folder of the runs"),
     "visualize": dict(type=int, choices=(0, 1), help="1 = write panels for the eye"),

@@ -25,7 +25,15 @@ from dataset import read_picture
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
-from utils import UserError, colour_code, flat_name, read_classes, run_script, select_device
+from utils import (
+    UserError,
+    colour_code,
+    flat_name,
+    read_classes,
+    run_script,
+    select_amp,
+    select_device,
+)
 from visualize import class_shares, legend, panel
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -45,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("segSize", default=-1)
     parser.from_run("num_class", "list_class")
     parser.shared("scales", default=(1.0,))
-    parser.shared("device", "ckpt")
+    parser.shared("device", "amp", "ckpt")
     parser.shared("visualize", default=1)
     parser.shared("result", default=".")
     return parser.parse_args()
@@ -65,7 +73,7 @@ def main() -> None:
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
     )
-    model = SegmentationModel(encoder, decoder).to(device).eval()
+    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
 
     folder = Path(args.result)
     folder.mkdir(parents=True, exist_ok=True)

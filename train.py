@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -34,6 +35,7 @@ from utils import (
     flat_name,
     read_classes,
     run_script,
+    select_amp,
     select_device,
 )
 from visualize import comparison, plot_history
@@ -88,7 +90,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("workers")
     parser.add_argument("--imgSize", type=positive, default=384, help="side of the pictures' crops")
     parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
-    parser.shared("num_class", "list_class", "device")
+    parser.shared("num_class", "list_class", "device", "amp")
     parser.add_argument("--seed", type=int, default=1234, help="random seed")
     parser.shared("ckpt")
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
@@ -134,12 +136,14 @@ def main() -> None:
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, args.segSize, args.weights_decoder
     )
-    model: nn.Module = SegmentationModel(encoder, decoder).to(device)
+    amp = select_amp(args.amp, device)
+    model: nn.Module = SegmentationModel(encoder, decoder, amp).to(device)
     if args.num_gpus > 1:
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
     optimizer = make_optimizer(args, encoder, decoder)
     steps = args.num_epoch * len(train_loader)
     schedule = LambdaLR(optimizer, lambda step: (1 - step / steps) ** args.lr_pow)
+    scaler = GradScaler(device.type, enabled=amp == torch.float16)
 
     config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
     print(f"{len(train_set)} training and {len(val_set)} validation pictures; results: {folder}")
@@ -148,7 +152,9 @@ def main() -> None:
     for epoch in range(1, args.num_epoch + 1):
         sampler.epoch = epoch
         start = time.time()
-        train_loss = train_one_epoch(model, train_loader, optimizer, schedule, epoch, args, device)
+        train_loss = train_one_epoch(
+            model, train_loader, optimizer, schedule, scaler, epoch, args, device
+        )
         row = {"epoch": epoch, "train_loss": train_loss, "seconds": time.time() - start}
         save_weights(folder, "_latest.pth", encoder, decoder)
         save_config(folder, config)
@@ -181,6 +187,7 @@ def train_one_epoch(
     loader: DataLoader,
     optimizer: Optimizer,
     schedule: LambdaLR,
+    scaler: GradScaler,
     epoch: int,
     args: argparse.Namespace,
     device: torch.device,
@@ -198,8 +205,9 @@ def train_one_epoch(
 
         loss = model(images, labels).mean()  # over the GPUs
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
         losses.update(loss.detach(), len(images))
         step_time.update(time.time() - start)

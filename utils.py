@@ -52,6 +52,25 @@ def select_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: not on this machine; use auto or cpu") from error
 
 
+def select_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The half-precision type to compute in; None = full precision.
+
+    "auto" is bfloat16 where the hardware computes with it natively, float16 on older GPUs, which
+    makes training scale the loss, and full precision elsewhere.
+    """
+    if name != "auto":
+        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu":
+        # Releases of torch that cannot tell what a CPU is capable of do without.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return torch.bfloat16
+    return None
+
+
 class AverageMeter:
     """The mean of numbers, or of scalar tensors, which stay on their device until `average`."""
 

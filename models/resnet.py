@@ -83,6 +83,12 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            # Residual branches start at zero, so that a deep network starts out as a shallow one
+            # (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1).
+            elif isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features B x fc_dim x H/output_stride x W/output_stride of pictures B x 3 x H x W."""

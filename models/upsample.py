@@ -1,49 +1,201 @@
 """The bilinear head: from low-resolution logits to the loss, the labels and the probabilities.
 
-Decoders give logits at 1/8 or 1/16 of the picture; only the functions of this module bring them to
-full resolution (bilinear, `align_corners=False`).
+Decoders give logits at 1/8 or 1/16 of the picture. At full resolution they would outweigh the
+network: 150 classes of 384 x 384 pixels are 88 MB a picture, and a softmax and two gradients make
+it four times that. Here that tensor never exists: bands of its rows are computed one at a time,
+each small enough to stay in the cache, turned into their part of the loss and of its gradient, or
+into labels, and forgotten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+CPU_BAND_BYTES = 2**21  # about a core's second-level cache: half or twice of it is 10 % slower
+GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
 
-def upsample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = -1) -> Tensor:
-    """Mean cross-entropy of upsampled logits over the pixels that have a label.
+@torch.compiler.disable
+def upsample_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = -1, weight: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
+
+    Equals `F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels, …)`.
 
     Args:
-        logits: B x C x h x w.
+        logits: B x C x h x w, any floating point; half precision is computed in single.
         labels: B x H x W of an integer type; pixels equal to `ignore_index`, as that type holds it
             (-1 is 255 in uint8), do not count.
+        weight: C, weights of the classes.
 
     Returns:
         The scalar loss; 0, with zero gradient, where no pixel has a label.
     """
     if labels.dtype == torch.uint8:
         ignore_index %= 256
-    losses = F.cross_entropy(
-        upsample(logits, labels.shape[-2:]),
-        labels.long(),
-        ignore_index=ignore_index,
-        reduction="sum",
-    )
-    return losses / (labels != ignore_index).sum().clamp(min=1)
+    return UpsampleCrossEntropy.apply(logits, labels, ignore_index, weight)
 
 
+class UpsampleCrossEntropy(torch.autograd.Function):
+    """The loss together with its gradient, since each band is at hand only once."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, logits: Tensor, labels: Tensor, ignore_index: int, weight: Tensor | None
+    ) -> Tensor:
+        upsampling = Upsampling(logits, labels.shape[-2:])
+        loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
+        total_weight = torch.zeros_like(loss)
+        gradient = torch.zeros_like(upsampling.source)  # B x h x w x C
+        for b, top, bottom in upsampling.bands():
+            target = labels[b, top:bottom].reshape(-1, 1).long()  # rows·W x 1
+            labelled = target != ignore_index
+            target = target.where(labelled, 0)
+            pixel_weight = labelled.to(loss.dtype)
+            if weight is not None:
+                pixel_weight *= weight.to(loss.dtype)[target]
+            total_weight += pixel_weight.sum()
+
+            log_p = upsampling.up(b, top, bottom).log_softmax(dim=1)  # rows·W x C
+            loss -= (log_p.gather(1, target) * pixel_weight).sum()
+            if ctx.needs_input_grad[0]:
+                # d loss / d logits = (softmax - one-hot) · weight
+                band_gradient = log_p.exp_().mul_(pixel_weight)
+                band_gradient.scatter_add_(1, target, -pixel_weight)
+                upsampling.add_down(band_gradient, b, top, bottom, gradient)
+        total_weight = total_weight.where(total_weight > 0, 1)
+        gradient = (gradient / total_weight).permute(0, 3, 1, 2).to(logits.dtype)
+        ctx.save_for_backward(gradient)
+        return loss / total_weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_loss.to(gradient.dtype), None, None, None
+
+
+@torch.compiler.disable
 def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels B x H x W, `size` = (H, W), of logits B x C x h x w."""
-    return upsample(logits, size).argmax(dim=1)
+    """Labels B x H x W of logits B x C x h x w, in the smallest type that fits; `size` = (H, W)."""
+    upsampling = Upsampling(logits, size)
+    labels = upsampling.new_labels()
+    for b, top, bottom in upsampling.bands():
+        labels[b, top:bottom] = upsampling.up(b, top, bottom).argmax(dim=1).view(-1, size[1])
+    return labels
 
 
-def average_upsampled_probabilities(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Mean probabilities B x C x H x W of logits B x C x h x w, whose h and w may differ."""
-    return sum(upsample(z, size).softmax(dim=1) for z in logits) / len(logits)
+@torch.compiler.disable
+def average_upsampled_probabilities(
+    logits: Sequence[Tensor], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The classes that are the most probable ones on average, and their mean probability.
+
+    Args:
+        logits: several B x C x h x w, whose h and w may differ.
+        size: (H, W).
+
+    Returns:
+        Labels B x H x W, in the smallest type that fits, and probabilities B x H x W.
+    """
+    upsamplings = [Upsampling(z, size) for z in logits]
+    labels = upsamplings[0].new_labels()
+    winning = torch.empty(labels.shape, dtype=upsamplings[0].dtype, device=labels.device)
+    for b, top, bottom in upsamplings[0].bands():
+        mean = sum(u.up(b, top, bottom).softmax(dim=1) for u in upsamplings) / len(upsamplings)
+        probability, label = mean.max(dim=1)
+        labels[b, top:bottom] = label.view(-1, size[1])
+        winning[b, top:bottom] = probability.view(-1, size[1])
+    return labels, winning
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits B x C x H x W, `size` = (H, W), in at least single precision."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """The whole of the logits B x C x H x W, `size` = (H, W), in at least single precision."""
+    logits = logits.to(at_least_single(logits.dtype))
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class Upsampling:
+    """Bilinear upsampling from h x w to H x W, a band of output rows at a time, and its adjoint.
+
+    Channels are last: the classes of a pixel lie side by side, which is what softmax wants, and
+    rows are combined by one matrix product, whose matrix is as small as the band.
+
+    Attributes:
+        source: B x h x w x C, the logits in at least single precision.
+    """
+
+    def __init__(self, logits: Tensor, size: tuple[int, int]):
+        self.dtype = at_least_single(logits.dtype)
+        self.source = logits.detach().permute(0, 2, 3, 1).to(self.dtype).contiguous()
+        self.height, self.width = size
+        h, w = self.source.shape[1:3]
+        upper, lower, below = taps(h, self.height)
+        left, right, beside = taps(w, self.width)
+        self.upper, self.lower = upper.tolist(), lower.tolist()
+        rows = torch.zeros(self.height, h, dtype=torch.float64)
+        rows.scatter_add_(1, upper[:, None], 1 - below[:, None])
+        rows.scatter_add_(1, lower[:, None], below[:, None])
+        self.rows = rows.to(self.source)  # H x h
+        self.left, self.right = left.to(logits.device), right.to(logits.device)
+        self.beside = beside[:, None].to(self.source)  # W x 1
+
+    def bands(self) -> Iterator[tuple[int, int, int]]:
+        """(picture, first row, row after the last) of each band of the output."""
+        budget = CPU_BAND_BYTES if self.source.device.type == "cpu" else GPU_BAND_BYTES
+        row_bytes = self.width * self.source.shape[3] * self.source.element_size()
+        rows = max(1, budget // row_bytes)
+        for b in range(len(self.source)):
+            for top in range(0, self.height, rows):
+                yield b, top, min(top + rows, self.height)
+
+    def up(self, b: int, top: int, bottom: int) -> Tensor:
+        """Rows top…bottom of the upsampled picture b, rows·W x C."""
+        source = self.source[b, self.upper[top] : self.lower[bottom - 1] + 1]  # k x w x C
+        left, right = source.index_select(1, self.left), source.index_select(1, self.right)
+        wide = left.lerp_(right, self.beside).flatten(1)  # k x W·C
+        with self.full_precision():
+            band = self.matrix(top, bottom) @ wide  # rows x W·C
+        return band.view(-1, source.shape[2])
+
+    def add_down(self, band: Tensor, b: int, top: int, bottom: int, out: Tensor) -> None:
+        """Add to `out`, B x h x w x C, what a gradient of `up`, rows·W x C, is for the source."""
+        first, last = self.upper[top], self.lower[bottom - 1]
+        k, w, classes = last - first + 1, *out.shape[2:]
+        with self.full_precision():
+            wide = self.matrix(top, bottom).T @ band.view(bottom - top, -1)  # k x W·C
+        wide = wide.view(1, k, self.width, classes).permute(0, 3, 1, 2)  # 1 x C x k x W
+        narrow = torch.ops.aten.upsample_bilinear2d_backward(
+            wide, [k, self.width], [1, classes, k, w], align_corners=False
+        )
+        out[b, first : last + 1] += narrow[0].permute(1, 2, 0)
+
+    def matrix(self, top: int, bottom: int) -> Tensor:
+        """The weights, rows x k, of the k source rows that a band is made of."""
+        return self.rows[top:bottom, self.upper[top] : self.lower[bottom - 1] + 1]
+
+    def full_precision(self) -> torch.autocast:
+        """Keeps autocast's hands off: in half precision the loss would be off by a percent."""
+        return torch.autocast(self.source.device.type, enabled=False)
+
+    def new_labels(self) -> Tensor:
+        """Labels B x H x W to be filled in, as small as the number of classes allows."""
+        batch, _, _, classes = self.source.shape
+        dtype = torch.uint8 if classes <= 255 else torch.int16 if classes < 2**15 else torch.int32
+        return torch.empty((batch, self.height, self.width), dtype=dtype, device=self.source.device)
+
+
+def taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The two inputs that each output of a linear interpolation lies between, and how far along."""
+    position = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * n_in / n_out - 0.5).clamp(min=0)
+    first = position.long().clamp(max=n_in - 1)
+    return first, (first + 1).clamp(max=n_in - 1), position - first
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in: double for double, single for all below."""
+    return torch.promote_types(dtype, torch.float32)

@@ -20,6 +20,7 @@ from .conftest import Data
 # A real network on small pictures, without worker processes.
 SMALL = [
     *("--arch_encoder", "resnet34_dilated16", "--weights_encoder", "none", "--device", "cpu"),
+    *("--amp", "off"),
     *("--imgSize", "32", "--segSize", "32", "--batch_size_per_gpu", "3", "--workers", "0"),
 ]
 
@@ -87,6 +88,18 @@ def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_pat
         "baseline-resnet34_dilated16-c1_bilinear-ngpus1-batchSize3-imgSize32-segSize32"
         "-lr_encoder0.001-lr_decoder0.01-epoch1-decay0.0001"
     )
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_trains_evaluates_and_segments(script, data, amp):
+    flags = ("--num_epoch", "2", "--amp", amp)
+    result = script("train.py", "--id", "half", *SMALL, *data.flags, *flags)
+    assert result.code == 0, result.err
+    losses = [float(loss) for loss in re.findall(r"Loss: (\S+)$", result.out, re.M)]
+    assert all(np.isfinite(losses))
+    assert script("eval.py", "--id", "half", "--amp", amp, "--workers", "0").code == 0
+    result = script("test.py", "--id", "half", "--test_img", data.picture("val/0"), "--amp", amp)
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW"])
@@ -168,7 +181,10 @@ def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, r
 def test_eval_scores_alike_in_batches_and_one_by_one(script, data, run, tmp_path):
     confusions = []
     for batch_size in (1, 3):
-        script("eval.py", "--id", "run", "--batch_size", batch_size, "--workers", "0")
+        script(
+            *("eval.py", "--id", "run", "--amp", "off", "--workers", "0"),
+            *("--batch_size", batch_size),
+        )
         scores = json.loads((tmp_path / "here/result/run/scores.json").read_text())
         confusions.append([scores["pixel_accuracy"], scores["mean_iou"]])
     assert confusions[0] == pytest.approx(confusions[1], abs=1e-3)
@@ -235,6 +251,7 @@ def test_pictures_in_batches_get_the_labels_they_get_alone(script, data, run, tm
         script(
             *("test.py", "--id", "run", "--test_img", data.folder / "images/val"),
             *("--batch_size", size, "--result", tmp_path / f"out{size}", "--visualize", "0"),
+            *("--amp", "off"),
         )
     for i in range(3):
         maps = [np.array(Image.open(tmp_path / f"out{s}/{i}_labels.png")) for s in (1, 3)]

@@ -30,6 +30,17 @@ def test_labels_turn_the_logits_into_the_loss():
     torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
 
 
+def test_half_precision_changes_the_logits_by_rounding_only():
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    decoder = ModelBuilder.build_decoder(num_class=7)
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    exact = SegmentationModel(encoder, decoder).eval()(images)
+    half = SegmentationModel(encoder, decoder, amp=torch.bfloat16).eval()(images)
+    assert exact.dtype == torch.float32 and half.dtype == torch.bfloat16
+    assert 0 < (half - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 def test_the_state_dict_holds_the_two_parts_and_nothing_else():
     encoder = ModelBuilder.build_encoder(weights="none")
     model = SegmentationModel(encoder, ModelBuilder.build_decoder())
