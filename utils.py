@@ -27,6 +27,7 @@ class UserError(Exception):
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     """Run a script; a `UserError` (or another given) ends it with one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         main()

@@ -1,0 +1,38 @@
+# make demo    train, score and use a network on an embedded sample of rendered scenes
+# make test    check the style and run all tests
+# Either sets up .venv first; remove that folder to start afresh.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# What a CPU of two cores learns in a few minutes: small crops, and a rate for training from scratch.
+SAMPLE := --list_train data/sample/train.txt --list_val data/sample/val.txt \
+	--root_img data/sample/images --root_seg data/sample/annotations
+RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 96 --segSize 96 \
+	--batch_size_per_gpu 8 --num_epoch 40 --eval_epoch 5 \
+	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
+HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
+
+.PHONY: setup demo test lint
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	rm -rf ckpt/demo vis/demo result/demo
+	$(BIN)/python data/make_sample.py
+	$(BIN)/python train.py --id demo $(SAMPLE) $(RECIPE)
+	$(BIN)/python eval.py --id demo --visualize 1
+	$(BIN)/python test.py --id demo --test_img $(HELD_OUT) --imgSize -1 --result result/demo
+	@echo "Pictures: vis/demo (while training), result/demo (in the end); curves: ckpt/demo"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
