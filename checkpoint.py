@@ -1,4 +1,4 @@
-"""The run's folder `CKPT/ID`: settings and weights, each file written whole or not at all."""
+"""The run's folder `CKPT/ID`: settings, weights and history, written whole or not at all."""
 
 import csv
 import difflib
@@ -58,15 +58,39 @@ def find_run(ckpt: str, run_id: str, suffix: str) -> tuple[dict, Path, Path]:
         hint = f"the nearest: {nearest}" if runs else "train one with train.py"
         raise UserError(f"--id {run_id}: there is no such run in {ckpt}; {hint}")
     weights = [folder / f"{part}{suffix}" for part in ("encoder", "decoder")]
-    if not all(path.is_file() for path in weights):
-        known = sorted(path.name.removeprefix("encoder") for path in folder.glob("encoder_*.pth"))
-        raise UserError(f"--suffix {suffix}: {folder} has none; it has {', '.join(known)}")
-    config = folder / "config.json"
+    for path in weights:
+        if not path.is_file():
+            encoders, decoders = (
+                {path.name.removeprefix(part) for path in folder.glob(f"{part}_*.pth")}
+                for part in ("encoder", "decoder")
+            )
+            whole = ", ".join(sorted(encoders & decoders)) or "none"
+            raise UserError(f"--suffix {suffix}: there is no {path}; complete pairs: {whole}")
+    return read_config(folder / "config.json"), *weights
+
+
+def read_config(path: Path) -> dict:
+    """The settings in a file; none where there is no file."""
+    if not path.is_file():
+        return {}
     try:
-        settings = json.loads(config.read_text()) if config.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+        return config
     except ValueError as error:
-        raise UserError(f"{config} is damaged ({error}); without it, give the flags") from error
-    return settings, *weights
+        raise UserError(f"{path} is damaged ({error}); remove it and give the flags") from error
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """See, without making it, that a folder can be made and written to.
+
+    Raises:
+        UserError: it cannot.
+    """
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: {parent} is no folder that may be written to")
 
 
 def is_run(folder: Path) -> bool:

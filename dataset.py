@@ -4,6 +4,7 @@ An item is a uint8 picture, a label of class indices and the picture's name; nor
 to the network, so that a quarter of the bytes travel.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -18,12 +20,16 @@ from utils import UserError
 
 Item = tuple[Tensor, Tensor, str]
 
+PNG_SIGNATURE, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
+WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
+
 
 class SegmentationDataset(Dataset):
     """Whole pictures with their labels.
 
     Item i is (picture 3 x H x W, RGB uint8; label H x W; name). Labels count classes from 0;
-    unlabelled is -1 in the label's own type, which is 255 in uint8, or int32 above 255 classes.
+    unlabelled is -1 in the label's own type: 255 in uint8, or int32 above 255 classes. A picture is
+    turned as its EXIF data say, and so as people saw it who labelled it.
 
     Args:
         list_file: names pictures relative to `root_img`, one a line.
@@ -52,7 +58,7 @@ class SegmentationDataset(Dataset):
             raise UserError(
                 f"{len(absent)} of {len(files)} files that {list_file} names are absent: "
                 f"{', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; "
-                "check --root_img and --root_seg, or run ./download_ADE20K.sh"
+                f"check --root_img and --root_seg; {WHERE_FROM}"
             )
 
     def __len__(self) -> int:
@@ -180,12 +186,10 @@ def read_list(path: str) -> list[str]:
         UserError: there is no such file, or it names nothing.
     """
     try:
-        names = Path(path).read_text(encoding="utf-8").split("\n")
+        names = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the list {path}: {getattr(error, 'strerror', None) or error}; "
-            "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the list {path}: {reason}; {WHERE_FROM}") from error
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise UserError(f"the list {path} is empty: it should name a picture a line")
@@ -194,16 +198,25 @@ def read_list(path: str) -> list[str]:
 
 def read_picture(path: str | Path) -> np.ndarray:
     """A picture of any format that OpenCV knows, H x W x 3, RGB uint8, turned as its EXIF says."""
-    return decode(path, cv2.IMREAD_COLOR_RGB)
+    return decode(read_bytes(path), path, cv2.IMREAD_COLOR_RGB)
 
 
 def read_label(path: str | Path, num_class: int) -> np.ndarray:
     """A label H x W: classes from 0, unlabelled -1; uint8, where that is 255, up to 255 classes.
 
+    The file holds the classes from 1, 0 = unlabelled, as shades of grey or indices of a palette.
+
     Raises:
         UserError: the file cannot be decoded, is in colour, or holds a value above num_class.
     """
-    label = decode(path, cv2.IMREAD_UNCHANGED)
+    content = read_bytes(path)
+    label = decode(content, path, cv2.IMREAD_UNCHANGED)
+    if content[:8].tobytes() == PNG_SIGNATURE:
+        depth, colour_type = content[24:26].tolist()
+        if colour_type == PNG_PALETTE:
+            label = np.asarray(Image.open(io.BytesIO(content)))  # OpenCV gives the colours
+        elif depth < 8:
+            label = label // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
     if label.ndim != 2:
         raise UserError(f"{path} is a colour picture: labels are class indices in a single channel")
     if label.max() > num_class:
@@ -214,16 +227,26 @@ def read_label(path: str | Path, num_class: int) -> np.ndarray:
     return label.astype(np.uint8 if num_class <= 255 else np.int32) - 1
 
 
-def decode(path: str | Path, flags: int) -> np.ndarray:
-    """What OpenCV makes of a file.
+def read_bytes(path: str | Path) -> np.ndarray:
+    """The bytes of a file.
 
     Raises:
-        UserError: it cannot be read, or is not a whole picture.
+        UserError: it cannot be read.
     """
     try:
-        image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), flags)
+        return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decode(content: np.ndarray, path: str | Path, flags: int) -> np.ndarray:
+    """What OpenCV makes of the content of the file `path`.
+
+    Raises:
+        UserError: it is not a whole picture.
+    """
+    try:
+        image = cv2.imdecode(content, flags)
     except cv2.error:  # an empty file, or a header that promises more pixels than OpenCV allows
         image = None
     if image is None:

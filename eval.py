@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import find_run, write_whole
+from checkpoint import check_writable, find_run, write_whole
 from dataset import SegmentationDataset, make_loader
 from inference import SCALES, batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
@@ -26,13 +26,13 @@ from utils import (
     Classes,
     ConfusionMatrix,
     Scores,
-    flat_name,
     read_classes,
+    result_names,
     run_script,
     select_amp,
     select_device,
 )
-from visualize import comparison
+from visualize import panel
 
 TELL_SECONDS = 10  # between signs of life
 
@@ -41,7 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     parser.shared("id", required=True)
     parser.shared("suffix")
-    parser.from_run("arch_encoder", "arch_decoder", "fc_dim")
+    parser.from_run("arch_encoder", "arch_decoder")
+    parser.shared("fc_dim")
     parser.from_run("list_val", "root_img", "root_seg")
     parser.shared("num_val", default=-1)
     parser.shared("batch_size")
@@ -59,6 +60,8 @@ def main() -> None:
     config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
     complete(args, config)
     device = select_device(args.device)
+    folder = Path(args.result) / args.id
+    check_writable("--result", folder)
     classes = read_classes(args.list_class, args.num_class)
     dataset = SegmentationDataset(
         args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val
@@ -70,7 +73,7 @@ def main() -> None:
     )
     model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
 
-    folder = Path(args.result) / args.id
+    results = result_names(dataset.names)
     confusion = ConfusionMatrix(args.num_class)
     loader = make_loader(dataset, args.workers, batch_size=None)
     done, told = 0, time.time()
@@ -83,8 +86,10 @@ def main() -> None:
         confusion.update(predictions, labels)
         if args.visualize:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, *arrays in zip(names, images, labels, predictions, strict=True):
-                comparison(*arrays, classes).save(folder / f"{flat_name(name)}.png")
+            for i, name in enumerate(names):
+                picture = images[i].permute(1, 2, 0).numpy()
+                maps = [labels[i].numpy(), predictions[i].numpy()]
+                panel(picture, maps, classes).save(folder / f"{results[name]}.png")
         done += len(batch)
         if time.time() - told > TELL_SECONDS:
             print(f"{done} of {len(dataset)} pictures")

@@ -1,21 +1,32 @@
 """The flags that the scripts share, each defined once."""
 
 import argparse
+import math
+from collections.abc import Callable
 from typing import NoReturn
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+def within(
+    kind: type[int] | type[float], low: float, high: float = math.inf
+) -> Callable[[str], float]:
+    """A type of flag: numbers of at least `low` and below `high`."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value < high:
+            bound = "" if high == math.inf else f" and below {high}"
+            raise argparse.ArgumentTypeError(f"must be at least {low}{bound}, not {text}")
+        return value
+
+    return number
 
 
 def positive_or_all(text: str) -> int:
-    """A whole number of at least 1, or -1 for no limit."""
+    """A type of flag: whole numbers of at least 1, or -1 for no limit."""
     return -1 if text == "-1" else positive(text)
 
+
+positive = within(int, 1)
 
 SHARED = {
     "id": dict(help="name of the run, whose folder is CKPT/ID"),
@@ -45,8 +56,12 @@ SHARED = {
     "segSize": dict(
         type=positive_or_all, default=-1, help="short side of the labels; -1 = as the picture"
     ),
-    "scales": dict(type=float, nargs="+", help="sizes, relative to IMGSIZE, to average over"),
-    "workers": dict(type=int, default=16, help="processes that read pictures, at most one a core"),
+    "scales": dict(
+        type=within(float, 0.01, 100), nargs="+", help="sizes, relative to IMGSIZE, to average over"
+    ),
+    "workers": dict(
+        type=within(int, 0), default=16, help="processes that read pictures, at most one a core"
+    ),
     "amp": dict(
         default="auto",
         choices=("auto", "off", "bf16", "fp16"),
@@ -58,6 +73,17 @@ SHARED = {
     "result": dict(help="folder of the results"),
     "suffix": dict(default="_best.pth", help="which weights: _best.pth, _latest.pth, _epoch_N.pth"),
 }
+
+# What eval.py and test.py take from a run unless it is given.
+FROM_RUN = (
+    "arch_encoder",
+    "arch_decoder",
+    "num_class",
+    "list_class",
+    "list_val",
+    "root_img",
+    "root_seg",
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -93,7 +119,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete(args: argparse.Namespace, config: dict) -> None:
-    """Give each flag left open the run's setting, or the default where the run has none."""
-    for name, value in vars(args).items():
-        if value is None:
-            setattr(args, name, config.get(name, SHARED[name].get("default")))
+    """Give the flags of `FROM_RUN` that were left open the run's setting, or else the default."""
+    for name in FROM_RUN:
+        if getattr(args, name, "") is None:
+            setattr(args, name, config.get(name, SHARED[name]["default"]))

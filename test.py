@@ -4,14 +4,13 @@
     python test.py --id ID --test_img holiday/ --imgSize -1 --result segmented
     python test.py --id ID --test_img 'holiday/*.webp' --visualize 0
 
-Writes, per picture, the label map NAME_labels.png, whose values are class indices (1…num_class),
-and the panel NAME_panel.png: picture, coloured labels, and a legend of the classes.
+Writes, per picture, the label map NAME_prediction.png, whose values are class indices from 1, and
+the panel NAME_panel.png: picture, coloured labels, and a legend of the classes.
 """
 
 import argparse
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,24 +19,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from checkpoint import find_run
+from checkpoint import check_writable, find_run
 from dataset import read_picture
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
 from utils import (
     UserError,
-    colour_code,
-    flat_name,
     read_classes,
+    result_names,
     run_script,
     select_amp,
     select_device,
 )
-from visualize import class_shares, legend, panel
+from visualize import class_shares, panel
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-PANEL, LABELS = "_panel.png", "_labels.png"
+PANEL, LABELS = "_panel.png", "_prediction.png"
 NUM_TOP = 5  # classes that are printed for a picture
 
 
@@ -46,7 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.shared("id", required=True)
     parser.add_argument("--test_img", required=True, help="a picture, a folder, or a quoted glob")
     parser.shared("suffix")
-    parser.from_run("arch_encoder", "arch_decoder", "fc_dim")
+    parser.from_run("arch_encoder", "arch_decoder")
+    parser.shared("fc_dim")
     parser.shared("num_val", default=-1)
     parser.shared("batch_size")
     parser.shared("imgSize", default=384)
@@ -63,6 +62,8 @@ def main() -> None:
     args = parse_args()
     config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
     complete(args, config)
+    folder = Path(args.result)
+    check_writable("--result", folder)
     paths = find_pictures(args.test_img)
     if args.num_val != -1:
         paths = paths[: args.num_val]
@@ -75,22 +76,23 @@ def main() -> None:
     )
     model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
 
-    folder = Path(args.result)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = result_names(paths)
+    root = os.path.commonpath([path.parent for path in paths])
+    names = result_names([os.path.relpath(path, root) for path in paths])
+    names = dict(zip(paths, names.values(), strict=True))
     unreadable: list[str] = []
     for batch in batch_by_size(read_pictures(paths, unreadable), args.batch_size):
         images, batch_paths = zip(*batch, strict=True)
         size = scaled_size(*images[0].shape[-2:], args.segSize)
         predictions = predict(model, torch.stack(images), size, args.imgSize, args.scales)
+        folder.mkdir(parents=True, exist_ok=True)
         for image, path, labels in zip(images, batch_paths, predictions.cpu().numpy(), strict=True):
             write_labels(folder / f"{names[path]}{LABELS}", labels, args.num_class)
             if args.visualize:
-                tiles = [image.permute(1, 2, 0).numpy(), colour_code(labels, classes.palette)]
-                panel(tiles, legend(labels, classes)).save(folder / f"{names[path]}{PANEL}")
+                picture = image.permute(1, 2, 0).numpy()
+                panel(picture, [labels], classes).save(folder / f"{names[path]}{PANEL}")
             top = class_shares(labels)[:NUM_TOP]
             print(f"{path}: {', '.join(f'{classes.names[i]} {share:.1%}' for i, share in top)}")
-    print(f"{len(paths) - len(unreadable)} pictures segmented; results: {folder}")
+    print(f"Segmented {len(paths) - len(unreadable)} of {len(paths)}; results: {folder}")
     if unreadable:
         raise UserError("; ".join(unreadable[:5] + ["…"] * (len(unreadable) > 5)))
 
@@ -101,18 +103,18 @@ def find_pictures(where: str) -> list[Path]:
     Raises:
         UserError: there are none.
     """
+    if os.path.isfile(where):  # a name may itself hold the signs of a glob
+        return [Path(where)]
     if os.path.isdir(where):
-        paths = [path for path in Path(where).iterdir() if path.suffix.lower() in FORMATS]
-        paths = [path for path in paths if not path.name.endswith((PANEL, LABELS))]
-        if not paths:
-            raise UserError(f"--test_img {where}: no picture in this folder ({' '.join(FORMATS)})")
+        found = [str(path) for path in Path(where).iterdir()]
+        found = [path for path in found if path.lower().endswith(FORMATS)]
     else:
-        # A file's name may itself hold the signs of a glob.
-        found = [where] if os.path.isfile(where) else glob.glob(where, recursive=True)
-        paths = [Path(path) for path in found if os.path.isfile(path)]
-        if not paths:
-            raise UserError(f"--test_img {where}: no such file or folder, and no file matches it")
-    return sorted(paths)
+        found = glob.glob(where, recursive=True)
+    # What an earlier call has written is no picture to segment.
+    found = [path for path in found if os.path.isfile(path) and not path.endswith((PANEL, LABELS))]
+    if not found:
+        raise UserError(f"--test_img {where}: no picture there ({' '.join(FORMATS)})")
+    return [Path(path) for path in sorted(set(found))]
 
 
 def read_pictures(paths: list[Path], unreadable: list[str]) -> Iterator[tuple[Tensor, Path]]:
@@ -124,14 +126,6 @@ def read_pictures(paths: list[Path], unreadable: list[str]) -> Iterator[tuple[Te
             unreadable.append(str(error))
             continue
         yield torch.from_numpy(picture).permute(2, 0, 1), path
-
-
-def result_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each picture's results, unlike any other's."""
-    root = os.path.commonpath([path.parent for path in paths])
-    flat = {path: flat_name(os.path.relpath(path, root)) for path in paths}
-    uses = Counter(flat.values())
-    return {p: name if uses[name] == 1 else f"{name}_{p.suffix[1:]}" for p, name in flat.items()}
 
 
 def write_labels(path: Path, labels: np.ndarray, num_class: int) -> None:

@@ -17,28 +17,27 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from checkpoint import new_run, save_config, save_history, save_weights
+from checkpoint import check_writable, new_run, save_config, save_history, save_weights
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from inference import MIN_SIDE
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.upsample import upsample_argmax, upsample_cross_entropy
-from options import Parser, positive
+from options import Parser, positive, within
 from utils import (
     AverageMeter,
     Classes,
     ConfusionMatrix,
     Scores,
     UserError,
-    flat_name,
     read_classes,
+    result_names,
     run_script,
     select_amp,
     select_device,
 )
-from visualize import comparison, plot_history
+from visualize import panel, plot_history
 
 NUM_PANELS = 4  # validation pictures that are drawn at every validation
 
@@ -50,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--weights_encoder",
         default="",
-        help="initial weights: places365, imagenet, none or a file; '' = the first two's best",
+        help="initial weights: places365, imagenet, none or a file; '' = what there is of these",
     )
     parser.add_argument(
         "--weights_decoder", default="", help="initial weights: a file, '' = random"
@@ -77,21 +76,31 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
     )
-    parser.add_argument("--lr_encoder", type=float, default=1e-3, help="initial learning rate")
-    parser.add_argument("--lr_decoder", type=float, default=1e-2, help="initial learning rate")
-    parser.add_argument("--lr_pow", type=float, default=0.9, help="power of the rates' decay to 0")
-    parser.add_argument("--beta1", type=float, default=0.9, help="momentum of SGD, beta1 of Adam")
-    parser.add_argument("--weight_decay", type=float, default=1e-4, help="weight decay")
+    parser.add_argument(
+        "--lr_encoder", type=within(float, 0), default=1e-3, help="initial learning rate"
+    )
+    parser.add_argument(
+        "--lr_decoder", type=within(float, 0), default=1e-2, help="initial learning rate"
+    )
+    parser.add_argument(
+        "--lr_pow", type=within(float, 0), default=0.9, help="power of the rates' decay to 0"
+    )
+    parser.add_argument(
+        "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
+    )
+    parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"
     )
 
     parser.shared("num_val", default=128)
     parser.shared("workers")
-    parser.add_argument("--imgSize", type=positive, default=384, help="side of the pictures' crops")
+    parser.add_argument(
+        "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
+    )
     parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
     parser.shared("num_class", "list_class", "device", "amp")
-    parser.add_argument("--seed", type=int, default=1234, help="random seed")
+    parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
     parser.shared("ckpt")
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
     parser.add_argument("--disp_iter", type=positive, default=20, help="iterations between lines")
@@ -101,8 +110,6 @@ def parse_args() -> argparse.Namespace:
     )
 
     args = parser.parse_args()
-    if args.imgSize < MIN_SIDE:
-        parser.error(f"--imgSize must be at least {MIN_SIDE}, not {args.imgSize}")
     args.id = args.id or (
         f"baseline-{args.arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
         f"-batchSize{args.num_gpus * args.batch_size_per_gpu}"
@@ -116,10 +123,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = select_device(args.device)
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    if args.num_gpus > max(gpus, 1):
-        raise UserError(f"--num_gpus {args.num_gpus}: there are {gpus} GPUs to run on")
-    folder = new_run(args.ckpt, args.id)
+    gpus = torch.cuda.device_count()
+    usable = gpus if device.type == "cuda" and not device.index else 1
+    if args.num_gpus > usable:
+        raise UserError(
+            f"--num_gpus {args.num_gpus}: this machine has {gpus} GPUs; use --num_gpus {usable}"
+        )
+    if args.fix_bn and args.weights_encoder == "none":
+        raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
+    folder, vis = new_run(args.ckpt, args.id), Path(args.vis) / args.id
+    check_writable("--ckpt", folder)
+    check_writable("--vis", vis)
     classes = read_classes(args.list_class, args.num_class)
     torch.manual_seed(args.seed)
 
@@ -141,28 +155,29 @@ def main() -> None:
     if args.num_gpus > 1:
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
     optimizer = make_optimizer(args, encoder, decoder)
-    steps = args.num_epoch * len(train_loader)
-    schedule = LambdaLR(optimizer, lambda step: (1 - step / steps) ** args.lr_pow)
     scaler = GradScaler(device.type, enabled=amp == torch.float16)
+
+    # A broken validation file should show now rather than after an epoch.
+    labelled = [((labels >= 0) & (labels < args.num_class)).any() for _, labels, _ in val_loader]
+    if not any(labelled):
+        raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
 
     config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
     print(f"{len(train_set)} training and {len(val_set)} validation pictures; results: {folder}")
-    history: list[dict[str, float | str]] = []
+    history: list[dict[str, float]] = []
     best = -1.0
     for epoch in range(1, args.num_epoch + 1):
         sampler.epoch = epoch
         start = time.time()
-        train_loss = train_one_epoch(
-            model, train_loader, optimizer, schedule, scaler, epoch, args, device
-        )
+        train_loss = train_one_epoch(model, train_loader, optimizer, scaler, epoch, args, device)
         row = {"epoch": epoch, "train_loss": train_loss, "seconds": time.time() - start}
         save_weights(folder, "_latest.pth", encoder, decoder)
-        save_config(folder, config)
+        if epoch == 1:
+            save_config(folder, config)
         if epoch % args.ckpt_epoch == 0:
             save_weights(folder, f"_epoch_{epoch}.pth", encoder, decoder)
 
         if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
-            vis = Path(args.vis) / args.id
             val_loss, scores = validate(model, val_loader, epoch, classes, vis, device)
             print(
                 f"Epoch: [{epoch}], validation: Loss: {val_loss:.4f}, "
@@ -186,7 +201,6 @@ def train_one_epoch(
     model: nn.Module,
     loader: DataLoader,
     optimizer: Optimizer,
-    schedule: LambdaLR,
     scaler: GradScaler,
     epoch: int,
     args: argparse.Namespace,
@@ -203,6 +217,8 @@ def train_one_epoch(
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
 
+        progress = (epoch - 1 + i / len(loader)) / args.num_epoch
+        adjust_learning_rates(optimizer, (1 - progress) ** args.lr_pow)
         loss = model(images, labels).mean()  # over the GPUs
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -213,14 +229,13 @@ def train_one_epoch(
         step_time.update(time.time() - start)
         start = time.time()
         if i % args.disp_iter == 0:
-            lr_encoder, lr_decoder = schedule.get_last_lr()
+            lr_encoder, lr_decoder = (group["lr"] for group in optimizer.param_groups)
             print(
                 f"Epoch: [{epoch}][{i}/{len(loader)}], "
                 f"Time: {step_time.average:.2f}, Data: {data_time.average:.2f}, "
                 f"lr_encoder: {lr_encoder:.6f}, lr_decoder: {lr_decoder:.6f}, "
                 f"Loss: {losses.average:.4f}"
             )
-        schedule.step()
     return losses.average
 
 
@@ -245,9 +260,18 @@ def validate(
         if len(shown) < NUM_PANELS:
             shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, *arrays in shown[:NUM_PANELS]:
-        comparison(*arrays, classes).save(folder / f"{flat_name(name)}_epoch_{epoch:03d}.png")
+    results = result_names([name for name, *_ in shown])
+    for name, image, *maps in shown[:NUM_PANELS]:
+        picture = image.permute(1, 2, 0).numpy()
+        figure = panel(picture, [labels.numpy() for labels in maps], classes)
+        figure.save(folder / f"{results[name]}_epoch_{epoch:03d}.png")
     return losses.average, confusion.scores()
+
+
+def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set the rates to a fraction of what they were initially."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
 
 
 def freeze_batchnorm(model: nn.Module) -> None:
@@ -261,8 +285,8 @@ def freeze_batchnorm(model: nn.Module) -> None:
 def make_optimizer(args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module) -> Optimizer:
     """The optimiser, with a learning rate for the encoder and one for the decoder."""
     groups = [
-        {"params": encoder.parameters(), "lr": args.lr_encoder},
-        {"params": decoder.parameters(), "lr": args.lr_decoder},
+        {"params": encoder.parameters(), "initial_lr": args.lr_encoder},
+        {"params": decoder.parameters(), "initial_lr": args.lr_decoder},
     ]
     if args.optim == "SGD":
         return torch.optim.SGD(groups, momentum=args.beta1, weight_decay=args.weight_decay)

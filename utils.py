@@ -3,8 +3,9 @@
 import csv
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,8 @@ import numpy as np
 import scipy.io
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
 
@@ -26,7 +29,7 @@ class UserError(Exception):
 
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     """Run a script; a `UserError` (or another given) ends it with one line and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -45,10 +48,12 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        print("No GPU found: running on the CPU.")
+        logger.info("No GPU found: running on the CPU.")
         return torch.device("cpu")
     try:
-        return torch.zeros((), device=name).device
+        device = torch.empty((), device=name).device
+        torch.zeros((), device=device).item()  # the device "meta" holds no values
+        return device
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where built without
         raise UserError(f"--device {name}: not on this machine; use auto or cpu") from error
 
@@ -190,7 +195,7 @@ def read_classes(path: str, num_class: int) -> Classes:
         names = [f"class {i}" for i in range(1, num_class + 1)]
         return Classes(names, distinct_colours(num_class + 1))
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         indices = [int(row["index"]) for row in rows]
         names = [row["name"] for row in rows]
@@ -211,7 +216,7 @@ def read_palette(path: str, num_class: int) -> np.ndarray:
     """The colours (num_class+1 x 3, uint8, row 0 black) of a MATLAB file such as color150.mat."""
     try:
         colours = scipy.io.loadmat(path)["colors"]
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # SciPy has a dozen classes for what may be wrong with a file
         raise UserError(f"--list_class {path}: no MATLAB file with `colors` ({error})") from error
     if colours.shape != (num_class, 3):
         raise UserError(
@@ -237,6 +242,17 @@ def colour_code(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return palette[np.where(indices < len(palette), indices, 0)]
 
 
-def flat_name(name: str) -> str:
-    """A file name, without ending, for results on a picture that a list names `a/b.jpg`: `a_b`."""
-    return Path(name).with_suffix("").as_posix().replace("/", "_")
+def result_names(names: Sequence[str]) -> dict[str, str]:
+    """For each name of a picture, `a/b.jpg`, one without folders for its results: `a_b`.
+
+    Where two would be the same, the later one keeps its ending, `a_b_png`, or gets a number.
+    """
+    results: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        path = Path(name)
+        stem = path.with_suffix("").as_posix().replace("/", "_")
+        candidates = chain([stem], (f"{stem}_{path.suffix[1:]}{n}" for n in chain([""], count(2))))
+        results[name] = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(results[name])
+    return results

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from utils import Classes, colour_code
 
@@ -18,40 +17,44 @@ LINE = 20
 FONT_SIZE = 14
 
 
-def panel(
-    tiles: Sequence[np.ndarray], legend: Sequence[tuple[np.ndarray, str]] = ()
-) -> Image.Image:
-    """Pictures (H x W x 3 uint8) side by side; to their right a legend of (colour, text)."""
-    images = [Image.fromarray(shrink(tile)) for tile in tiles]
+def panel(picture: np.ndarray, maps: Sequence[np.ndarray], classes: Classes) -> Image.Image:
+    """A picture, label maps in colour beside it, and a legend of the last one's classes.
+
+    Args:
+        picture: H x W x 3, uint8.
+        maps: H x W each, classes from 0, anything else is unlabelled.
+        classes: their names and colours.
+    """
+    tiles = [shrink(picture, cv2.INTER_AREA)]
+    for labels in maps:
+        # Colours are never blended: the mean of two classes' may be a third one's.
+        tiles.append(colour_code(shrink(labels, cv2.INTER_NEAREST), classes.palette))
+    images = [Image.fromarray(tile) for tile in tiles]
+    entries = legend(maps[-1], classes)
     font = ImageFont.load_default(FONT_SIZE)
-    text_width = max((font.getlength(text) for _, text in legend), default=-LINE - 2 * GAP)
+    text_width = max((font.getlength(text) for _, text in entries), default=0)
     width = sum(image.width + GAP for image in images) + LINE + round(text_width) + 2 * GAP
-    height = max(*(image.height for image in images), len(legend) * LINE) + 2 * GAP
+    height = max(*(image.height for image in images), len(entries) * LINE) + 2 * GAP
     canvas = Image.new("RGB", (width, height), "white")
     x = GAP
     for image in images:
         canvas.paste(image, (x, GAP))
         x += image.width + GAP
     draw = ImageDraw.Draw(canvas)
-    for i, (colour, text) in enumerate(legend):
+    for i, (colour, text) in enumerate(entries):
         y = GAP + i * LINE
         draw.rectangle((x, y + 2, x + 14, y + 16), fill=tuple(colour.tolist()), outline="grey")
         draw.text((x + LINE, y + LINE // 2 - 1), text, fill="black", font=font, anchor="lm")
     return canvas
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """A picture H x W x 3 of at most `MAX_SIDE` pixels a side."""
+def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
+    """An image H x W (x 3) of at most `MAX_SIDE` pixels a side."""
     scale = MAX_SIDE / max(image.shape[:2])
     if scale >= 1:
         return image
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
-def comparison(image: Tensor, label: Tensor, prediction: Tensor, classes: Classes) -> Image.Image:
-    """Picture 3 x H x W (uint8), label and prediction H x W beside each other, on the CPU."""
-    coloured = [colour_code(labels.numpy(), classes.palette) for labels in (label, prediction)]
-    return panel([image.permute(1, 2, 0).numpy(), *coloured], legend(prediction.numpy(), classes))
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=interpolation)
 
 
 def legend(labels: np.ndarray, classes: Classes) -> list[tuple[np.ndarray, str]]:

@@ -9,7 +9,6 @@ same seed gives the same files, whatever the number of processes.
 
 import argparse
 import os
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import repeat
@@ -23,8 +22,8 @@ JPEG_QUALITY = 92
 SMALLEST_SIDE = 64
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a bad argument ends the program with one line and exit code 2."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; a bad argument ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that render"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     for name, value, least in (
         ("--num_train", options.num_train, 0),
         ("--num_val", options.num_val, 0),
@@ -61,9 +60,9 @@ def write_scene(out: Path, seed: int, size: tuple[int, int], split: str, number:
     return f"{name}.jpg"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Render and write all scenes and the two lists."""
-    options = parse_arguments(arguments)
+    options = parse_arguments()
     counts = {"train": options.num_train, "val": options.num_val}
     for kind in ("images", "annotations"):
         for folder in FOLDERS.values():

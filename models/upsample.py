@@ -50,7 +50,7 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         upsampling = Upsampling(logits, labels.shape[-2:])
         loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
         total_weight = torch.zeros_like(loss)
-        gradient = torch.zeros_like(upsampling.source)  # B x h x w x C
+        gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
         for b, top, bottom in upsampling.bands():
             target = labels[b, top:bottom].reshape(-1, 1).long()  # rows·W x 1
             labelled = target != ignore_index
@@ -126,12 +126,13 @@ class Upsampling:
     rows are combined by one matrix product, whose matrix is as small as the band.
 
     Attributes:
-        source: B x h x w x C, the logits in at least single precision.
+        source: B x h x w x C, a view of the logits.
+        dtype: what is computed in.
     """
 
     def __init__(self, logits: Tensor, size: tuple[int, int]):
         self.dtype = at_least_single(logits.dtype)
-        self.source = logits.detach().permute(0, 2, 3, 1).to(self.dtype).contiguous()
+        self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
         h, w = self.source.shape[1:3]
         upper, lower, below = taps(h, self.height)
@@ -140,14 +141,14 @@ class Upsampling:
         rows = torch.zeros(self.height, h, dtype=torch.float64)
         rows.scatter_add_(1, upper[:, None], 1 - below[:, None])
         rows.scatter_add_(1, lower[:, None], below[:, None])
-        self.rows = rows.to(self.source)  # H x h
+        self.rows = rows.to(logits.device, self.dtype)  # H x h
         self.left, self.right = left.to(logits.device), right.to(logits.device)
-        self.beside = beside[:, None].to(self.source)  # W x 1
+        self.beside = beside[:, None].to(logits.device, self.dtype)  # W x 1
 
     def bands(self) -> Iterator[tuple[int, int, int]]:
         """(picture, first row, row after the last) of each band of the output."""
         budget = CPU_BAND_BYTES if self.source.device.type == "cpu" else GPU_BAND_BYTES
-        row_bytes = self.width * self.source.shape[3] * self.source.element_size()
+        row_bytes = self.width * self.source.shape[3] * self.dtype.itemsize
         rows = max(1, budget // row_bytes)
         for b in range(len(self.source)):
             for top in range(0, self.height, rows):
@@ -155,7 +156,8 @@ class Upsampling:
 
     def up(self, b: int, top: int, bottom: int) -> Tensor:
         """Rows top…bottom of the upsampled picture b, rows·W x C."""
-        source = self.source[b, self.upper[top] : self.lower[bottom - 1] + 1]  # k x w x C
+        source = self.source[b, self.upper[top] : self.lower[bottom - 1] + 1]
+        source = source.to(self.dtype).contiguous()  # k x w x C
         left, right = source.index_select(1, self.left), source.index_select(1, self.right)
         wide = left.lerp_(right, self.beside).flatten(1)  # k x W·C
         with self.full_precision():

@@ -38,6 +38,10 @@ class ModelError(ValueError):
     """A network that cannot be built as it was asked for; the message is one line for the user."""
 
 
+class DownloadError(ModelError):
+    """Weights that their address does not give."""
+
+
 def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
     """Give an encoder its initial weights.
 
@@ -65,7 +69,7 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
     for source in [weights] if weights else [source for source in URLS if net in URLS[source]]:
         try:
             load_pretrained(encoder, net, source)
-        except ModelError as error:
+        except DownloadError as error:
             failures.append(str(error))
             continue
         if failures:
@@ -84,14 +88,18 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
 def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
     """Load published weights; of ImageNet's ResNets `layer1…layer4`, as their stem is another."""
     if net not in URLS[source]:
-        raise ModelError(f"there are no {source} weights for {net}")
+        others = ", ".join(other for other in URLS if net in URLS[other])
+        raise ModelError(f"there are no {source} weights for {net}; there are: {others}")
     url = URLS[source][net]
     path = PRETRAINED / url.rsplit("/", 1)[-1]
     if not path.exists():
         fetch(url, path)
     state = read_state(path)
     if net.startswith("vgg"):
-        state = convolutional_vgg(encoder, state)
+        try:
+            state = convolutional_vgg(encoder, state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path} does not fit {net}: {error}") from error
     elif source == "imagenet":
         layers = {key: value for key, value in state.items() if key.startswith("layer")}
         state = {**encoder.state_dict(), **layers}
@@ -117,7 +125,7 @@ def fetch(url: str, path: Path) -> None:
     """Download a weights file; `path` comes into being only when it is whole and readable.
 
     Raises:
-        ModelError: the address does not answer, or with something else than weights.
+        DownloadError: the address does not answer, or with something else than weights.
     """
     partial = path.with_name(path.name + ".download")
     # torchvision ends its file names in the first digits of the SHA-256.
@@ -132,7 +140,7 @@ def fetch(url: str, path: Path) -> None:
         os.replace(partial, path)
     except (OSError, HTTPException, RuntimeError, ModelError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(
+        raise DownloadError(
             f"no weights from {url} ({reason}; to do without, put it at {path})"
         ) from error
     finally:
@@ -168,8 +176,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
-    """Load a state dict that fits exactly, or raise `complaint` with the first difference."""
+    """Load a state dict that fits exactly, or raise `complaint` with the first difference.
+
+    BatchNorm's counters of batches may be absent: PyTorch did not have them before 0.4.1.
+    """
     own = module.state_dict()
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+    state = {**counters, **state}
     for key in [*own, *state]:
         shapes = [str(tuple(d[key].shape)) if key in d else "absent" for d in (state, own)]
         if shapes[0] != shapes[1]:

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint import find_run, new_run, save_config, save_history, save_weights, write_whole
+from checkpoint import (
+    check_writable,
+    find_run,
+    new_run,
+    save_config,
+    save_history,
+    save_weights,
+    write_whole,
+)
 from utils import UserError
 
 
@@ -53,12 +61,16 @@ def test_an_unknown_run_is_answered_with_the_nearest(run, tmp_path):
 
 
 def test_an_unknown_suffix_is_answered_with_those_there_are(run, tmp_path):
-    with pytest.raises(UserError, match="--suffix _epoch_9.pth.*it has _best.pth"):
+    with pytest.raises(UserError, match="--suffix _epoch_9.pth.*complete pairs: _best.pth"):
         find_run(tmp_path, "street", "_epoch_9.pth")
+    (run / "decoder_best.pth").unlink()
+    with pytest.raises(UserError, match="no .*decoder_best.pth; complete pairs: none"):
+        find_run(tmp_path, "street", "_best.pth")
 
 
-def test_damaged_settings_are_named(run, tmp_path):
-    (run / "config.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
+def test_damaged_settings_are_named(content, run, tmp_path):
+    (run / "config.json").write_bytes(content)
     with pytest.raises(UserError, match="config.json is damaged"):
         find_run(tmp_path, "street", "_best.pth")
 
@@ -67,6 +79,15 @@ def test_damaged_settings_are_named(run, tmp_path):
 def test_an_id_is_a_plain_name(name, tmp_path):
     with pytest.raises(UserError, match="--id"):
         new_run(tmp_path, name)
+
+
+def test_a_folder_that_cannot_be_made_is_found_out_without_making_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_writable("--ckpt", tmp_path / "a/b")
+    assert not (tmp_path / "a").exists()
+    for folder in (tmp_path / "file", tmp_path / "file/a/b"):
+        with pytest.raises(UserError, match="--ckpt .*file is no folder"):
+            check_writable("--ckpt", folder)
 
 
 def test_epochs_without_a_validation_leave_gaps(tmp_path):

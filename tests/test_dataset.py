@@ -1,3 +1,4 @@
+import zlib
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,43 @@ def test_more_than_255_classes_make_wider_labels(tmp_path):
     assert read_label(path, 300).tolist() == [[-1, 0, 254, 299]]
     Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save(path)
     assert read_label(path, 255).tolist() == [[255, 0, 254]]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_grey_labels_of_any_depth_hold_their_values(depth, tmp_path):
+    path = tmp_path / "label.png"
+    values = np.arange(2 ** min(depth, 4), dtype=np.uint8)[None].repeat(3, 0)
+    write_grey_png(path, values, depth)
+    assert (read_label(path, 15) == values - 1).all()
+
+
+@pytest.mark.parametrize("colours", [2, 4, 16, 256])
+def test_palette_labels_hold_their_indices(colours, tmp_path):
+    path = tmp_path / "label.png"
+    values = np.arange(colours, dtype=np.uint8)[None].repeat(3, 0)
+    image = Image.fromarray(values).convert("P")
+    image.putpalette(np.random.default_rng(0).integers(0, 256, colours * 3).tolist())
+    image.save(path)
+    assert (read_label(path, 255) == values - 1).all()
+
+
+def write_grey_png(path: Path, values: np.ndarray, depth: int) -> None:
+    """A grey PNG of less than 8 bits a pixel too, which Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body).to_bytes(4, "big")
+        return len(body).to_bytes(4, "big") + kind + body + check
+
+    height, width = values.shape
+    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :].reshape(height, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, 0, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_a_limit_takes_the_first(data):
@@ -211,6 +249,8 @@ def test_lists_may_have_empty_lines_and_any_line_ends(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("a/1.jpg\r\n\n  b/é ü.jpg \n".encode())
     assert read_list(path) == ["a/1.jpg", "b/é ü.jpg"]
+    path.write_text("a/1.jpg\n", encoding="utf-8-sig")
+    assert read_list(path) == ["a/1.jpg"]
 
 
 def test_a_missing_list_tells_where_data_come_from():
@@ -225,7 +265,11 @@ def test_absent_files_are_counted_and_the_first_five_named(data):
     with pytest.raises(UserError) as error:
         dataset(data)
     message = str(error.value)
-    assert "7 of 12 files" in message and message.count(str(data.folder / "images")) == 4
+    assert (
+        "make demo" in message
+        and "7 of 12 files" in message
+        and message.count(str(data.folder / "images")) == 4
+    )
     assert str(data.label("train/0")) in message and "train/4" not in message
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models import ModelBuilder
+import checkpoint
+import train
+from dataset import TrainDataset, ValDataset, make_loader
+from models import ModelBuilder, SegmentationModel
+from utils import ADE20K_CLASSES, read_classes
 
 from .conftest import Data
 
@@ -39,7 +44,9 @@ def run(data: Data) -> Path:
     config = {
         "arch_encoder": "resnet34_dilated16",
         "arch_decoder": "c1_bilinear",
+        "fc_dim": 512,
         "num_class": data.num_class,
+        "list_class": ADE20K_CLASSES,
         "list_val": str(data.folder / "val.txt"),
         "root_img": str(data.folder / "images"),
         "root_seg": str(data.folder / "annotations"),
@@ -77,7 +84,7 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     assert result.code == 0 and "Mean IoU" in result.out, result.err
     result = script("test.py", "--id", "mine", "--test_img", data.picture("val/0"))
     assert result.code == 0, result.err
-    assert sorted(path.name for path in here.glob("0_*")) == ["0_labels.png", "0_panel.png"]
+    assert sorted(path.name for path in here.glob("0_*")) == ["0_panel.png", "0_prediction.png"]
 
 
 def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_path):
@@ -125,18 +132,90 @@ def test_learning_rates_decay_every_iteration(script, data):
 
 
 def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
-    initial = tmp_path / "initial.pth"
-    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
-    torch.save(encoder.state_dict(), initial)
+    parts = {
+        "encoder": ModelBuilder.build_encoder("resnet34_dilated16", weights="none"),
+        "decoder": ModelBuilder.build_decoder("psp_bilinear", num_class=data.num_class),
+    }
+    flags = []
+    for name, part in parts.items():
+        for module in part.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        torch.save(part.state_dict(), tmp_path / f"{name}.pth")
+        flags += [f"--weights_{name}", tmp_path / f"{name}.pth", f"--lr_{name}", "0.1"]
     result = script(
-        *("train.py", "--id", "mine", *SMALL, *data.flags, "--weights_encoder", initial),
-        *("--num_epoch", "1", "--fix_bn", "1", "--lr_encoder", "0.1"),
+        *("train.py", "--id", "mine", *SMALL, *data.flags, *flags, "--num_epoch", "1"),
+        *("--arch_decoder", "psp_bilinear", "--fix_bn", "1", "--weight_decay", "0"),
     )
     assert result.code == 0, result.err
-    trained = torch.load(tmp_path / "here/ckpt/mine/encoder_latest.pth", weights_only=True)
-    for key, value in encoder.state_dict().items():
-        of_batchnorm = "bn" in key or "downsample.1" in key
-        assert torch.equal(trained[key], value) == of_batchnorm, key
+    for name, part in parts.items():
+        trained = torch.load(tmp_path / f"here/ckpt/mine/{name}_latest.pth", weights_only=True)
+        norms = {path for path, m in part.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        for key, value in part.state_dict().items():
+            of_batchnorm = key.rsplit(".", 1)[0] in norms
+            assert torch.equal(trained[key], value) == of_batchnorm, key
+
+
+def test_each_part_has_its_own_learning_rate_and_decay(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--lr_encoder", "3", "--weight_decay", "0.5"])
+    encoder, decoder = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    optimizer = train.make_optimizer(train.parse_args(), encoder, decoder)
+    train.adjust_learning_rates(optimizer, 0.1)
+    for group, part, rate in zip(
+        optimizer.param_groups, (encoder, decoder), (0.3, 0.001), strict=True
+    ):
+        assert group["params"] == list(part.parameters())
+        assert group["lr"] == pytest.approx(rate) and group["weight_decay"] == 0.5
+        assert group["momentum"] == 0.9
+
+
+def test_best_weights_are_those_of_the_highest_mean_iou(script, data, tmp_path, monkeypatch):
+    """Scores 0.2, 0.5, 0.4: the second epoch's weights are the best ones."""
+    scores = iter([0.2, 0.5, 0.4])
+    seen = {}
+    save = checkpoint.save_weights
+
+    def spy(folder, suffix, encoder, decoder):
+        seen.setdefault(suffix, []).append(encoder.conv1.weight.detach().clone())
+        save(folder, suffix, encoder, decoder)
+
+    monkeypatch.setattr("checkpoint.save_weights", spy)
+    monkeypatch.setattr(
+        "utils.ConfusionMatrix.scores",
+        lambda _: SimpleNamespace(mean_iou=next(scores), pixel_accuracy=0),
+    )
+    result = script("train.py", "--id", "mine", *SMALL, *data.flags, "--num_epoch", "3")
+    assert result.code == 0, result.err
+    best = torch.load(tmp_path / "here/ckpt/mine/encoder_best.pth", weights_only=True)
+    assert len(seen["_best.pth"]) == 2
+    assert torch.equal(best["conv1.weight"], seen["_latest.pth"][1])
+    assert not torch.equal(best["conv1.weight"], seen["_latest.pth"][2])
+
+
+def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    model = SegmentationModel(encoder, ModelBuilder.build_decoder(num_class=4)).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folders = (data.folder / "images", data.folder / "annotations")
+    dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=32, segSize=32)
+    classes = read_classes(ADE20K_CLASSES, 4)
+    arguments = (1, classes, tmp_path, torch.device("cpu"))
+    losses = [
+        train.validate(model, make_loader(dataset, 0, batch_size=size), *arguments)[0]
+        for size in (1, 3)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_every_epoch_has_crops_of_its_own(script, data, monkeypatch):
+    keys = []
+    load = TrainDataset.__getitem__
+    monkeypatch.setattr(
+        "dataset.TrainDataset.__getitem__", lambda self, key: keys.append(key) or load(self, key)
+    )
+    script("train.py", "--id", "mine", *SMALL, *data.flags, "--num_epoch", "2")
+    assert sorted(keys) == [(epoch, index) for epoch in (1, 2) for index in range(6)]
 
 
 def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
@@ -152,11 +231,12 @@ def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_without_a_gpu_training_says_so_once_and_goes_on(script, data, monkeypatch):
+def test_without_a_gpu_training_says_so_once_and_goes_on(script, data, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     flags = [flag for flag in SMALL if flag not in ("--device", "cpu")]
     result = script("train.py", *flags, *data.flags, "--num_epoch", "1")
-    assert result.code == 0 and (result.out + result.err).count("No GPU") == 1
+    assert result.code == 0 and caplog.text.count("No GPU found") == 1
 
 
 def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, run, tmp_path):
@@ -181,13 +261,47 @@ def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, r
 def test_eval_scores_alike_in_batches_and_one_by_one(script, data, run, tmp_path):
     confusions = []
     for batch_size in (1, 3):
-        script(
+        result = script(
             *("eval.py", "--id", "run", "--amp", "off", "--workers", "0"),
-            *("--batch_size", batch_size),
+            *("--batch_size", batch_size, "--result", tmp_path / str(batch_size)),
         )
-        scores = json.loads((tmp_path / "here/result/run/scores.json").read_text())
+        assert result.code == 0, result.err
+        scores = json.loads((tmp_path / f"{batch_size}/run/scores.json").read_text())
         confusions.append([scores["pixel_accuracy"], scores["mean_iou"]])
     assert confusions[0] == pytest.approx(confusions[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        ((), [(32, 40), (48, 60), (64, 80), (80, 100), (96, 120)]),
+        (("--scales", "1", "--imgSize", "48"), [(48, 60)]),
+    ],
+)
+def test_eval_shows_the_network_each_picture_at_each_scale(flags, sizes, script, run, monkeypatch):
+    seen = []
+    forward = SegmentationModel.forward
+    monkeypatch.setattr(
+        "models.SegmentationModel.forward",
+        lambda self, images: seen.append(tuple(images.shape[-2:])) or forward(self, images),
+    )
+    result = script("eval.py", "--id", "run", "--num_val", "2", "--workers", "0", *flags)
+    assert result.code == 0 and "2 pictures" in result.out, result.err
+    assert seen == sizes * 2
+
+
+def test_test_scales_the_short_side_to_the_size_asked_for(script, data, run, monkeypatch, tmp_path):
+    seen = []
+    forward = SegmentationModel.forward
+    monkeypatch.setattr(
+        "models.SegmentationModel.forward",
+        lambda self, images: seen.append(tuple(images.shape[-2:])) or forward(self, images),
+    )
+    picture = data.picture("val/0")
+    for size in ((), ("--imgSize", "128"), ("--imgSize", "-1", "--segSize", "32")):
+        assert script("test.py", "--id", "run", "--test_img", picture, *size).code == 0
+    assert seen == [(384, 480), (128, 160), (64, 80)]
+    assert Image.open(tmp_path / "here/0_prediction.png").size == (40, 32)
 
 
 def test_eval_takes_a_plain_pair_of_weights_with_the_flags(script, data, run):
@@ -204,11 +318,16 @@ def test_eval_draws_the_pictures_on_demand(script, run, tmp_path):
     assert len(list((tmp_path / "here/result/run").glob("val_?.png"))) == 3
 
 
-def test_eval_may_score_at_another_size(script, run, tmp_path):
+def test_eval_may_score_at_another_size(script, data, run, tmp_path):
     result = script(
         "eval.py", "--id", "run", "--imgSize", "48", "--segSize", "32", "--workers", "0"
     )
     assert result.code == 0, result.err
+    scores = json.loads((tmp_path / "here/result/run/scores.json").read_text())
+    labels = [cv2.imread(str(data.label(f"val/{i}")), cv2.IMREAD_UNCHANGED) for i in range(3)]
+    half = np.stack(labels)[:, 1::2, 1::2]  # nearest to the centres of 2 x 2 pixels
+    sky = next(row for row in scores["classes"] if row["index"] == 1)
+    assert sky["share"] == pytest.approx((half == 1).sum() / (half > 0).sum(), abs=0.02)
 
 
 def test_label_maps_hold_class_indices_from_1_at_the_pictures_size(script, data, run, tmp_path):
@@ -219,7 +338,7 @@ def test_label_maps_hold_class_indices_from_1_at_the_pictures_size(script, data,
     assert result.code == 0, result.err
     (path,) = (tmp_path / "out").iterdir()
     labels = np.array(Image.open(path))
-    assert path.name == "0_labels.png" and labels.shape == (64, 80) and labels.dtype == np.uint8
+    assert path.name == "0_prediction.png" and labels.shape == (64, 80) and labels.dtype == np.uint8
     assert labels.min() >= 1 and labels.max() <= data.num_class
     index, count = max(zip(*np.unique(labels, return_counts=True), strict=True), key=lambda x: x[1])
     assert f"val/0.jpg: class {index} {count / labels.size:.1%}" in result.out
@@ -233,17 +352,19 @@ def test_a_folder_or_a_glob_of_any_formats_is_segmented(script, data, run, tmp_p
         image.save(folder / name)
     (folder / "notes.txt").write_text("not a picture")
     out = tmp_path / "out"
-    labels = {"a_jpg", "a_png", "b", "c"}
-    for _ in range(2):  # the second time the folder holds results too
-        result = script("test.py", "--id", "run", "--test_img", folder, "--result", folder)
-        assert result.code == 0 and "4 pictures" in result.out, result.err
-        assert {p.name.removesuffix("_labels.png") for p in folder.glob("*_labels.png")} == labels
+    names = {"a", "a_png", "b", "c"}
+    for where in (folder, folder, f"{folder}/*.*g*", f"{folder}/*.[bB]*"):
+        # From the second time on, the folder holds results, too, which are no pictures to segment.
+        result = script("test.py", "--id", "run", "--test_img", where, "--result", folder)
+        assert result.code == 0, result.err
+        written = {path.name for path in folder.glob("*_prediction.png")}
+        assert written == {f"{name}_prediction.png" for name in names}
     result = script("test.py", "--id", "run", "--test_img", f"{folder}/[ab].*g", "--result", out)
-    assert result.code == 0 and "2 pictures" in result.out, result.err
+    assert result.code == 0 and "Segmented 2 of 2" in result.out, result.err
     result = script(
         "test.py", "--id", "run", "--test_img", folder, "--num_val", "3", "--result", out
     )
-    assert "3 pictures" in result.out
+    assert "Segmented 3 of 3" in result.out
 
 
 def test_pictures_in_batches_get_the_labels_they_get_alone(script, data, run, tmp_path):
@@ -254,7 +375,7 @@ def test_pictures_in_batches_get_the_labels_they_get_alone(script, data, run, tm
             *("--amp", "off"),
         )
     for i in range(3):
-        maps = [np.array(Image.open(tmp_path / f"out{s}/{i}_labels.png")) for s in (1, 3)]
+        maps = [np.array(Image.open(tmp_path / f"out{s}/{i}_prediction.png")) for s in (1, 3)]
         assert (maps[0] == maps[1]).mean() > 0.999
 
 
@@ -296,6 +417,15 @@ def remove_all(data: Data) -> None:
     shutil.rmtree(data.folder)
 
 
+def spoil_val_label(data: Data) -> None:
+    Image.fromarray(np.full((64, 80), 77, np.uint8)).save(data.label("val/2"))
+
+
+def unlabel_val(data: Data) -> None:
+    for i in range(3):
+        Image.fromarray(np.zeros((64, 80), np.uint8)).save(data.label(f"val/{i}"))
+
+
 BAD_TRAINING = {
     "missing data set": (remove_all, [], ["train.txt", "./download_ADE20K.sh", "make demo"]),
     "empty list": (spoil_list, [], ["train.txt", "empty"]),
@@ -304,6 +434,8 @@ BAD_TRAINING = {
     "label out of range": (spoil_label, [], ["train/1.png", "77", "--num_class 4"]),
     "truncated JPEG": (spoil_jpeg, [], ["train/1.jpg", "cut short"]),
     "text named .jpg": (spoil_text, [], ["train/1.jpg", "not a picture"]),
+    "validation label out of range": (spoil_val_label, [], ["val/2.png", "77"]),
+    "no labelled validation pixel": (unlabel_val, [], ["val.txt", "labelled"]),
     "unknown encoder": (None, ["--arch_encoder", "resnet9"], ["resnet9", "resnet50_dilated16"]),
     "unknown decoder": (None, ["--arch_decoder", "fcn"], ["fcn", "psp_bilinear"]),
     "wrong width": (None, ["--fc_dim", "2048"], ["2048", "512"]),
@@ -314,6 +446,14 @@ BAD_TRAINING = {
     "id that is a path": (None, ["--id", "../x"], ["--id", "plain name"]),
     "no such flag": (None, ["--epochs", "3"], ["--epochs"]),
     "no epochs": (None, ["--num_epoch", "0"], ["--num_epoch", "at least 1"]),
+    "frozen noise": (None, ["--fix_bn", "1"], ["--fix_bn", "--weights_encoder none"]),
+    "folder that is a file": (None, ["--ckpt", "data/ADE20K_object150_classes.csv"], ["--ckpt"]),
+    "panels in a file": (None, ["--vis", "data/ADE20K_object150_classes.csv"], ["--vis"]),
+    "negative workers": (None, ["--workers", "-1"], ["--workers", "at least 0"]),
+    "negative rate": (None, ["--lr_encoder", "-1"], ["--lr_encoder", "at least 0"]),
+    "momentum of 1": (None, ["--beta1", "1"], ["--beta1", "below 1"]),
+    "seed that is no number": (None, ["--seed", "nan"], ["--seed"]),
+    "no device": (None, ["--device", "meta"], ["--device meta"]),
     "tiny crops": (None, ["--imgSize", "16"], ["--imgSize", "32"]),
     "no class table": (None, ["--list_class", "no.csv"], ["--list_class no.csv"]),
 }
@@ -349,6 +489,8 @@ BAD_USE = {
     "other decoder": (["--arch_decoder", "psp_bilinear"], ["decoder_best.pth", "psp_bilinear"]),
     "other classes": (["--num_class", "7"], ["decoder_best.pth", "7 classes"]),
     "wrong width": (["--fc_dim", "2048"], ["2048", "512"]),
+    "no scale": (["--scales", "0"], ["--scales", "at least 0.01"]),
+    "results in a file": (["--result", "ckpt/run/config.json"], ["--result", "config.json"]),
 }
 
 

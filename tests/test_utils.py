@@ -10,8 +10,8 @@ from utils import (
     UserError,
     colour_code,
     distinct_colours,
-    flat_name,
     read_classes,
+    result_names,
     select_amp,
     select_device,
 )
@@ -119,6 +119,21 @@ def test_a_table_of_another_kind_is_refused(text, complaint, tmp_path):
         read_classes(str(path), 1)
 
 
+def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("index,name,r,g,b\n1,été,1,2,3\n", encoding="utf-8-sig")
+    assert read_classes(str(path), 1).names == ["été"]
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"hello" * 99])
+def test_a_damaged_matlab_file_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "color150.mat"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="color150.mat"):
+        read_classes(str(path), 150)
+
+
 def test_absent_tables_are_named(tmp_path):
     for name in ("classes.csv", "classes.mat"):
         with pytest.raises(UserError, match=name):
@@ -134,7 +149,7 @@ def test_unlabelled_pixels_are_black_in_any_type():
 
 def test_a_device_that_is_not_there_is_refused():
     assert select_device("cpu") == torch.device("cpu")
-    for name in ("tpu", "cuda:99"):
+    for name in ("tpu", "cuda:99", "meta"):
         with pytest.raises(UserError, match=f"--device {name}"):
             select_device(name)
 
@@ -159,6 +174,11 @@ def test_half_precision_is_what_was_asked_for():
     assert {name: select_amp(name, torch.device("cpu")) for name in choices} == choices
 
 
-def test_names_of_results_stay_in_their_folder():
-    assert flat_name("training/a.b.jpg") == "training_a.b"
-    assert "/" not in flat_name("../../etc/x.jpg")
+def test_names_of_results_are_flat_and_unlike_each_other():
+    names = ["training/a.b.jpg", "x/0.jpg", "x/0.png", "x_0.png", "x_0_png.webp", "../../etc/x.jpg"]
+    results = result_names([*names, names[0]])
+    assert list(results) == names
+    assert results["training/a.b.jpg"] == "training_a.b"
+    assert [results[name] for name in names[1:4]] == ["x_0", "x_0_png", "x_0_png2"]
+    assert len(set(results.values())) == len(names)
+    assert not any("/" in result for result in results.values())
