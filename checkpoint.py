@@ -12,6 +12,7 @@ from torch import nn
 
 from utils import UserError
 
+MAX_ID_BYTES = 200  # file systems allow 255, which results' names need the rest of
 HISTORY_COLUMNS = (
     "epoch",
     "seconds",  # of training, without the validation
@@ -28,8 +29,9 @@ def run_folder(ckpt: str, run_id: str) -> Path:
     Raises:
         UserError: the id is not a plain name.
     """
-    if not run_id or run_id in (".", "..") or Path(run_id).name != run_id:
-        raise UserError(f"--id {run_id!r} must be a plain name, without slashes")
+    plain = run_id.isprintable() and run_id not in (".", "..") and Path(run_id).name == run_id
+    if not plain or not 0 < len(run_id.encode()) <= MAX_ID_BYTES or run_id.startswith("-"):
+        raise UserError(f"--id {run_id!r:.80} must be a plain and short name, without slashes")
     return Path(ckpt) / run_id
 
 

@@ -52,8 +52,11 @@ class SegmentationDataset(Dataset):
         self.root_img = Path(root_img)
         self.root_seg = Path(root_seg)
         self.num_class = num_class
+        for name in self.names:
+            if os.path.isabs(name) or ".." in Path(name).parts:
+                raise UserError(f"{list_file} names {name}, which is no path within --root_img")
         files = [path for i in range(len(self)) for path in self.paths(i)]
-        absent = [str(path) for path in files if not path.is_file()]
+        absent = [str(path) for path in files if not os.path.isfile(path)]
         if absent:
             raise UserError(
                 f"{len(absent)} of {len(files)} files that {list_file} names are absent: "
@@ -71,7 +74,7 @@ class SegmentationDataset(Dataset):
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a picture and its label."""
         name = self.names[index]
-        return self.root_img / name, self.root_seg / Path(name).with_suffix(".png")
+        return self.root_img / name, self.root_seg / f"{os.path.splitext(name)[0]}.png"
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A picture H x W x 3 and its label H x W, as decoded."""
@@ -187,9 +190,10 @@ def read_list(path: str) -> list[str]:
     """
     try:
         names = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the list {path}: {reason}; {WHERE_FROM}") from error
+    except OSError as error:
+        raise UserError(f"cannot read the list {path}: {error.strerror}; {WHERE_FROM}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the list {path} is no text in UTF-8, naming a picture a line") from error
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise UserError(f"the list {path} is empty: it should name a picture a line")
@@ -259,4 +263,4 @@ def decode(content: np.ndarray, path: str | Path, flags: int) -> np.ndarray:
 def to_item(picture: np.ndarray, label: np.ndarray, name: str) -> Item:
     """Tensors of a picture H x W x 3 and a label H x W."""
     picture = np.ascontiguousarray(picture.transpose(2, 0, 1))  # 3 x H x W
-    return torch.from_numpy(picture), torch.from_numpy(np.ascontiguousarray(label)), name
+    return torch.from_numpy(picture), torch.from_numpy(label.copy()), name

@@ -96,8 +96,8 @@ def main() -> None:
             told = time.time()
 
     scores = confusion.scores()
-    print_scores(scores, classes)
     write_scores(folder / "scores.json", scores, classes, args, done)
+    print_scores(scores, classes)
     print(f"{done} pictures; scores: {folder / 'scores.json'}")
 
 

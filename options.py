@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils import UserError
+
 
 def within(
     kind: type[int] | type[float], low: float, high: float = math.inf
@@ -12,9 +14,13 @@ def within(
     """A type of flag: numbers of at least `low` and below `high`."""
 
     def number(text: str) -> float:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"must be a {whole}number, not {text!r}") from None
         if not low <= value < high:
-            bound = "" if high == math.inf else f" and below {high}"
+            bound = " and finite" if high == math.inf else f" and below {high}"
             raise argparse.ArgumentTypeError(f"must be at least {low}{bound}, not {text}")
         return value
 
@@ -26,7 +32,7 @@ def positive_or_all(text: str) -> int:
     return -1 if text == "-1" else positive(text)
 
 
-positive = within(int, 1)
+positive = within(int, 1, 2**31)
 
 SHARED = {
     "id": dict(help="name of the run, whose folder is CKPT/ID"),
@@ -119,7 +125,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete(args: argparse.Namespace, config: dict) -> None:
-    """Give the flags of `FROM_RUN` that were left open the run's setting, or else the default."""
+    """Give the flags of `FROM_RUN` that were left open the run's setting, or else the default.
+
+    Raises:
+        UserError: the setting is none that the flag could have.
+    """
     for name in FROM_RUN:
         if getattr(args, name, "") is None:
-            setattr(args, name, config.get(name, SHARED[name]["default"]))
+            flag = SHARED[name]
+            value = config.get(name, flag["default"])
+            try:
+                setattr(args, name, flag.get("type", str)(str(value)))
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"the run's config.json: {name} {error}; give --{name}") from error

@@ -9,6 +9,7 @@ A run lives in CKPT/ID: settings, weights, history and curves; its panels are in
 """
 
 import argparse
+import math
 import shlex
 import time
 from pathlib import Path
@@ -170,6 +171,11 @@ def main() -> None:
         sampler.epoch = epoch
         start = time.time()
         train_loss = train_one_epoch(model, train_loader, optimizer, scaler, epoch, args, device)
+        if not math.isfinite(train_loss):
+            raise UserError(
+                f"the loss of epoch {epoch} is {train_loss}: lower --lr_encoder and --lr_decoder; "
+                f"weights up to epoch {epoch - 1} stay in {folder}"
+            )
         row = {"epoch": epoch, "train_loss": train_loss, "seconds": time.time() - start}
         save_weights(folder, "_latest.pth", encoder, decoder)
         if epoch == 1:

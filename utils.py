@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
+
 ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
 
 
@@ -28,15 +31,33 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
-    """Run a script; a `UserError` (or another given) ends it with one line and exit code 2."""
+    """Run a script; what is not a bug ends it with one line: a `UserError` or another one given,
+    memory that ran out (exit code 2), Ctrl-C (130), or a reader of its output that went away (1).
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    name = Path(sys.argv[0]).name
     try:
         main()
     except (UserError, *errors) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(f"{name}: error: {error}", 2))
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, RuntimeError) and not any(sign in text for sign in OUT_OF_MEMORY):
+            raise
+        sys.exit(fail(f"{name}: error: out of memory: try smaller pictures or batches", 2))
+    except KeyboardInterrupt:
+        sys.exit(fail(f"{name}: interrupted", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
+
+
+def fail(message: str, code: int) -> int:
+    """Say why a script ends; returns its exit code."""
+    print(message, file=sys.stderr)
+    return code
 
 
 def select_device(name: str) -> torch.device:
@@ -194,8 +215,10 @@ def read_classes(path: str, num_class: int) -> Classes:
     if path == ADE20K_CLASSES and num_class != 150:
         names = [f"class {i}" for i in range(1, num_class + 1)]
         return Classes(names, distinct_colours(num_class + 1))
+    # The default is the project's own file, wherever a script is called from.
+    table = Path(__file__).parent / path if path == ADE20K_CLASSES else Path(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         indices = [int(row["index"]) for row in rows]
         names = [row["name"] for row in rows]

@@ -75,7 +75,7 @@ def test_damaged_settings_are_named(content, run, tmp_path):
         find_run(tmp_path, "street", "_best.pth")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/tmp"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/tmp", "-x", "a\nb", "x" * 300])
 def test_an_id_is_a_plain_name(name, tmp_path):
     with pytest.raises(UserError, match="--id"):
         new_run(tmp_path, name)

@@ -169,6 +169,11 @@ def test_labels_may_have_a_size_of_their_own(data):
     assert image.shape == (3, 64, 64) and label.shape == (16, 16)
 
 
+@pytest.mark.parametrize("epoch", range(4))
+def test_labels_may_be_a_single_pixel(epoch, data):
+    assert training(data, segSize=1)[epoch, 0][1].shape == (1, 1)
+
+
 def test_validation_takes_the_central_square(data):
     whole, label, _ = dataset(data)[0]
     image, central, _ = dataset(data, ValDataset, imgSize=64, segSize=64)[0]
@@ -251,6 +256,27 @@ def test_lists_may_have_empty_lines_and_any_line_ends(tmp_path):
     assert read_list(path) == ["a/1.jpg", "b/é ü.jpg"]
     path.write_text("a/1.jpg\n", encoding="utf-8-sig")
     assert read_list(path) == ["a/1.jpg"]
+
+
+@pytest.mark.parametrize("line", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg"])
+def test_lists_name_nothing_outside_their_folder(line, data):
+    (data.folder / "train.txt").write_text(line)
+    with pytest.raises(UserError, match=f"train.txt names {line}"):
+        dataset(data)
+
+
+@pytest.mark.parametrize("line", [".", "x" * 5000, "a\0b.jpg", "train"])
+def test_lines_that_name_no_file_are_absent_files(line, data):
+    (data.folder / "train.txt").write_text(line)
+    with pytest.raises(UserError, match="2 of 2 files"):
+        dataset(data)
+
+
+def test_a_list_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("a/1.jpg", encoding="utf-16")
+    with pytest.raises(UserError, match="list.txt is no text in UTF-8"):
+        read_list(path)
 
 
 def test_a_missing_list_tells_where_data_come_from():

@@ -443,9 +443,14 @@ BAD_TRAINING = {
     "too many GPUs": (None, ["--num_gpus", "64"], ["--num_gpus 64", "GPUs"]),
     "unknown device": (None, ["--device", "tpu"], ["--device tpu"]),
     "id that holds a run": (None, ["--id", "run"], ["--id run", "holds a run"]),
-    "id that is a path": (None, ["--id", "../x"], ["--id", "plain name"]),
+    "id that is a path": (None, ["--id", "../x"], ["--id", "plain"]),
     "no such flag": (None, ["--epochs", "3"], ["--epochs"]),
     "no epochs": (None, ["--num_epoch", "0"], ["--num_epoch", "at least 1"]),
+    "endless rate": (None, ["--lr_encoder", "inf"], ["--lr_encoder", "finite"]),
+    "diverging": (None, ["--lr_encoder", "1e30"], ["epoch 1", "--lr_encoder"]),
+    "endless id": (None, ["--id", "x" * 300], ["--id", "short"]),
+    "id that looks like a flag": (None, ["--id=-x"], ["--id", "plain"]),
+    "part of a picture": (None, ["--imgSize", "32.5"], ["--imgSize", "whole number"]),
     "frozen noise": (None, ["--fix_bn", "1"], ["--fix_bn", "--weights_encoder none"]),
     "folder that is a file": (None, ["--ckpt", "data/ADE20K_object150_classes.csv"], ["--ckpt"]),
     "panels in a file": (None, ["--vis", "data/ADE20K_object150_classes.csv"], ["--vis"]),
@@ -513,6 +518,52 @@ def test_a_damaged_checkpoint_is_named(script, data, run):
     path.write_bytes(path.read_bytes()[:10_000])
     result = script("test.py", "--id", "run", "--test_img", data.picture("val/0"))
     assert result.code == 2 and "encoder_best.pth is not a whole" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_class", "many"), ("num_class", -3), ("arch_encoder", [1])]
+)
+def test_settings_of_another_kind_are_named(name, value, script, run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, name: value}))
+    result = script("eval.py", "--id", "run")
+    assert result.code == 2 and result.err.count("\n") == 1 and str(value) in result.err
+
+
+def test_a_script_may_be_called_from_anywhere(script, data, run, tmp_path):
+    Path("data").unlink()
+    flags = ("--num_class", "150", "--test_img", data.picture("val/0"))
+    decoder = ModelBuilder.build_decoder()
+    torch.save(decoder.state_dict(), run / "decoder_best.pth")
+    result = script("test.py", "--id", "run", *flags)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "out of memory"),
+    ],
+)
+def test_what_is_no_bug_ends_with_one_line(error, code, message, script, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("checkpoint.find_run", fail)
+    result = script("eval.py", "--id", "run")
+    assert result.code == code and message in result.err and result.err.count("\n") == 1
+
+
+def test_a_bug_is_a_traceback(script, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("checkpoint.find_run", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        script("eval.py", "--id", "run")
 
 
 @pytest.mark.parametrize("where", ["empty", "nowhere.jpg", "empty/*.jpg"])
