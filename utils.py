@@ -37,27 +37,22 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    name = Path(sys.argv[0]).name
     try:
-        main()
+        return main()
     except (UserError, *errors) as error:
-        sys.exit(fail(f"{name}: error: {error}", 2))
+        message, code = f"error: {error}", 2
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
         if isinstance(error, RuntimeError) and not any(sign in text for sign in OUT_OF_MEMORY):
             raise
-        sys.exit(fail(f"{name}: error: out of memory: try smaller pictures or batches", 2))
+        message, code = "error: out of memory: try smaller pictures or batches", 2
     except KeyboardInterrupt:
-        sys.exit(fail(f"{name}: interrupted", 130))
+        message, code = "interrupted", 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(1)
-
-
-def fail(message: str, code: int) -> int:
-    """Say why a script ends; returns its exit code."""
-    print(message, file=sys.stderr)
-    return code
+        message, code = "nobody reads its output any more", 1
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def select_device(name: str) -> torch.device:
