@@ -56,15 +56,15 @@ def test_every_pair_trains_a_step_and_predicts(encoder_arch):
     for decoder_arch in DECODERS:
         decoder = ModelBuilder.build_decoder(decoder_arch, encoder.fc_dim, num_class=5)
         model = SegmentationModel(encoder, decoder)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         before = [p.detach().clone() for p in decoder.parameters()]
         loss = model(images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         assert torch.isfinite(loss)
-        assert all((p != b).any() for p, b in zip(decoder.parameters(), before, strict=True))
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert all((p != b).any() for p, b in zip(decoder.parameters(), before, strict=True))
 
         with torch.no_grad():
             logits = model.eval()(images)
