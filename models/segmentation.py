@@ -3,6 +3,8 @@
 Being one module, it is what gets moved to a device, trained and replicated over GPUs.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +18,8 @@ class SegmentationModel(nn.Module):
     Args:
         encoder: pictures B x 3 x H x W, normalised, to features B x fc_dim x h x w.
         decoder: features to logits B x num_class x h x w.
-        amp: half-precision type that convolutions may be computed in, None = full precision; the
-            normalisation of pictures and the loss are never rounded.
+        amp: half-precision type that convolutions may be computed in, None = full precision, or
+            what the caller's own autocast says; the loss is never rounded.
     """
 
     def __init__(
@@ -47,6 +49,6 @@ class SegmentationModel(nn.Module):
         """
         x = (images - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=self.amp, enabled=self.amp is not None):
+        with torch.autocast(x.device.type, dtype=self.amp) if self.amp else nullcontext():
             logits = self.decoder.logits(self.encoder(x))
         return logits if labels is None else upsample_cross_entropy(logits, labels)
