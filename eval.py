@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 
 from checkpoint import check_writable, find_run, write_whole
+from classes import Classes, read_classes
 from dataset import SegmentationDataset, make_loader
 from inference import SCALES, batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
 from utils import (
-    Classes,
     ConfusionMatrix,
     Scores,
-    read_classes,
     result_names,
     run_script,
     select_amp,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+from classes import ADE20K_CLASSES
 from utils import UserError
 
 
@@ -43,7 +44,7 @@ SHARED = {
     ),
     "num_class": dict(type=positive, default=150, help="number of classes"),
     "list_class": dict(
-        default="./data/ADE20K_object150_classes.csv",
+        default=ADE20K_CLASSES,
         help="class names and colours: a CSV of index,name,r,g,b, or a .mat palette; other numbers "
         "of classes than 150 get generated ones",
     ),

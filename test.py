@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoint import check_writable, find_run
+from classes import read_classes
 from dataset import read_picture
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
 from utils import (
     UserError,
-    read_classes,
     result_names,
     run_script,
     select_amp,

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from checkpoint import check_writable, new_run, save_config, save_history, save_weights
+from classes import Classes, read_classes
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from inference import MIN_SIDE
 from models import ModelBuilder, ModelError, SegmentationModel
@@ -28,11 +29,9 @@ from models.upsample import upsample_argmax, upsample_cross_entropy
 from options import Parser, positive, within
 from utils import (
     AverageMeter,
-    Classes,
     ConfusionMatrix,
     Scores,
     UserError,
-    read_classes,
     result_names,
     run_script,
     select_amp,

@@ -1,6 +1,5 @@
-"""Small things that the scripts share: errors for the user, meters, scores and class colours."""
+"""Small things that the scripts share: errors for the user, devices, meters and scores."""
 
-import csv
 import logging
 import os
 import sys
@@ -11,15 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy.io
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
-
-ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
 
 
 class UserError(Exception):
@@ -183,81 +179,6 @@ class Scores:
     def absent(self) -> int:
         """Number of classes in neither label nor prediction."""
         return int(np.isnan(self.iou).sum())
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Names (num_class) and colours (num_class+1 x 3, RGB uint8; row 0 is for unlabelled)."""
-
-    names: list[str]
-    palette: np.ndarray
-
-
-def read_classes(path: str, num_class: int) -> Classes:
-    """Names and colours of the classes 1…num_class.
-
-    Args:
-        path: a CSV table with the columns index, name, r, g, b, or a MATLAB file with `colors`, as
-            ADE20K's benchmark has it. The default, ADE20K's table, is for its 150 classes; other
-            numbers get generated names and colours.
-        num_class: number of classes.
-
-    Raises:
-        UserError: no such table, or not one of this many classes.
-    """
-    if path.endswith(".mat"):
-        return Classes(read_classes(ADE20K_CLASSES, num_class).names, read_palette(path, num_class))
-    if path == ADE20K_CLASSES and num_class != 150:
-        names = [f"class {i}" for i in range(1, num_class + 1)]
-        return Classes(names, distinct_colours(num_class + 1))
-    # The default is the project's own file, wherever a script is called from.
-    table = Path(__file__).parent / path if path == ADE20K_CLASSES else Path(path)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        indices = [int(row["index"]) for row in rows]
-        names = [row["name"] for row in rows]
-        colours = [[int(row[channel]) for channel in "rgb"] for row in rows]
-        palette = np.array([[0, 0, 0], *colours], dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"--list_class {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"--list_class {path}: not a table of index,name,r,g,b ({error})"
-        ) from error
-    if indices != list(range(1, num_class + 1)):
-        raise UserError(f"--list_class {path} does not list the classes 1…{num_class} in order")
-    return Classes(names, palette)
-
-
-def read_palette(path: str, num_class: int) -> np.ndarray:
-    """The colours (num_class+1 x 3, uint8, row 0 black) of a MATLAB file such as color150.mat."""
-    try:
-        colours = scipy.io.loadmat(path)["colors"]
-    except Exception as error:  # SciPy has a dozen classes for what may be wrong with a file
-        raise UserError(f"--list_class {path}: no MATLAB file with `colors` ({error})") from error
-    if colours.shape != (num_class, 3):
-        raise UserError(
-            f"--list_class {path} has colours for {len(colours)} classes, not {num_class}"
-        )
-    return np.vstack([np.zeros((1, 3)), colours]).astype(np.uint8)
-
-
-def distinct_colours(n: int) -> np.ndarray:
-    """`n` different colours (n x 3, uint8), black first: the colour map of PASCAL VOC.
-
-    The bits of an index are dealt out to red, green and blue in turn, most significant bit first.
-    """
-    colours = np.zeros((n, 3), dtype=np.uint8)
-    for bit in range(24):
-        colours[:, bit % 3] |= ((np.arange(n) >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return colours
-
-
-def colour_code(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours H x W x 3 (uint8) of labels H x W: 0…num_class-1, anything else is unlabelled."""
-    indices = labels.astype(np.int64) + 1
-    return palette[np.where(indices < len(palette), indices, 0)]
 
 
 def result_names(names: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
-from utils import Classes, colour_code
+from classes import Classes, colour_code
 
 MAX_SIDE = 1024  # pixels of a tile in a panel; the label map is where every pixel of a large one is
 GAP = 8

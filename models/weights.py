@@ -101,8 +101,9 @@ def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
         except (KeyError, ValueError, RuntimeError) as error:
             raise ModelError(f"{path} does not fit {net}: {error}") from error
     elif source == "imagenet":
-        layers = {key: value for key, value in state.items() if key.startswith("layer")}
-        state = {**encoder.state_dict(), **layers}
+        own = encoder.state_dict()
+        stem = {key: value for key, value in own.items() if not key.startswith("layer")}
+        state = stem | {key: value for key, value in state.items() if key.startswith("layer")}
     else:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     load_strictly(encoder, state, f"{path} does not fit {net}")

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from classes import ADE20K_CLASSES
 from dataset import SegmentationDataset
-from utils import ADE20K_CLASSES
 
 from .conftest import ROOT, Result
 

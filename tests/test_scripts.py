@@ -16,9 +16,9 @@ from PIL import Image
 
 import checkpoint
 import train
+from classes import ADE20K_CLASSES, read_classes
 from dataset import TrainDataset, ValDataset, make_loader
 from models import ModelBuilder, SegmentationModel
-from utils import ADE20K_CLASSES, read_classes
 
 from .conftest import Data
 

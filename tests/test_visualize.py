@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import Classes, distinct_colours
+from classes import Classes, distinct_colours
 from visualize import GAP, MAX_SIDE, class_shares, legend, panel, plot_history
 
 CLASSES = Classes(["wall", "sky", "tree"], distinct_colours(4))

@@ -110,11 +110,12 @@ def test_a_damaged_file_in_the_place_of_a_download_is_an_error_and_no_reason_to_
         ModelBuilder.build_encoder("resnet34_dilated8")
 
 
-def test_a_foreign_file_in_the_place_of_a_vgg_is_an_error(server):
+@pytest.mark.parametrize("net", ["vgg16", "resnet50"])
+def test_a_foreign_file_in_the_place_of_a_download_is_an_error(net, server):
     Path("pretrained").mkdir()
-    Path("pretrained/vgg16-imagenet.pth").write_bytes(file_of(imagenet_resnet34()))
-    with pytest.raises(ModelError, match="vgg16-imagenet.pth does not fit vgg16"):
-        ModelBuilder.build_encoder("vgg16_dilated8")
+    Path(f"pretrained/{net}-imagenet.pth").write_bytes(file_of({"weight": torch.ones(3)}))
+    with pytest.raises(ModelError, match=f"{net}-imagenet.pth does not fit {net}"):
+        ModelBuilder.build_encoder(f"{net}_dilated8", weights="imagenet")
 
 
 def test_checkpoints_from_before_batchnorm_counted_its_batches_load(tmp_path):
