@@ -7,6 +7,7 @@ is trusted to unpickle anything but tensors.
 import logging
 import os
 import socket
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -147,6 +148,8 @@ def fetch(url: str, path: Path) -> None:
     finally:
         socket.setdefaulttimeout(timeout)
         partial.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing came, and nothing had come before
+            path.parent.rmdir()
 
 
 def load_file(module: nn.Module, arch: str, path: str | Path) -> None:
