@@ -80,7 +80,8 @@ def main() -> None:
         images, labels, names = zip(*batch, strict=True)
         images, labels = torch.stack(images), torch.stack(labels)
         size = scaled_size(*labels.shape[-2:], args.segSize)
-        labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
+        if args.segSize != -1:
+            labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
         predictions = predict(model, images, size, args.imgSize, args.scales).cpu()
         confusion.update(predictions, labels)
         if args.visualize:

@@ -81,17 +81,6 @@ SHARED = {
     "suffix": dict(default="_best.pth", help="which weights: _best.pth, _latest.pth, _epoch_N.pth"),
 }
 
-# What eval.py and test.py take from a run unless it is given.
-FROM_RUN = (
-    "arch_encoder",
-    "arch_decoder",
-    "num_class",
-    "list_class",
-    "list_val",
-    "root_img",
-    "root_seg",
-)
-
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to each flag's help, but for those whose help tells it in words."""
@@ -126,16 +115,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete(args: argparse.Namespace, config: dict) -> None:
-    """Give the flags of `FROM_RUN` that were left open the run's setting, or else the default.
+    """Give each flag of `Parser.from_run` that was left open the run's setting, or the default.
 
     Raises:
         UserError: the setting is none that the flag could have.
     """
-    for name in FROM_RUN:
-        if getattr(args, name, "") is None:
-            flag = SHARED[name]
-            value = config.get(name, flag["default"])
+    for name, given in vars(args).items():
+        flag = SHARED.get(name, {})
+        if given is None and "default" in flag:
+            setting = config.get(name, flag["default"])
             try:
-                setattr(args, name, flag.get("type", str)(str(value)))
+                setattr(args, name, flag.get("type", str)(str(setting)))
             except argparse.ArgumentTypeError as error:
                 raise UserError(f"the run's config.json: {name} {error}; give --{name}") from error

@@ -32,6 +32,7 @@ from utils import (
     ConfusionMatrix,
     Scores,
     UserError,
+    is_labelled,
     result_names,
     run_script,
     select_amp,
@@ -158,7 +159,7 @@ def main() -> None:
     scaler = GradScaler(device.type, enabled=amp == torch.float16)
 
     # A broken validation file should show now rather than after an epoch.
-    labelled = [((labels >= 0) & (labels < args.num_class)).any() for _, labels, _ in val_loader]
+    labelled = [is_labelled(labels, args.num_class).any() for _, labels, _ in val_loader]
     if not any(labelled):
         raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
 

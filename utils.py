@@ -63,9 +63,9 @@ def select_device(name: str) -> torch.device:
         logger.info("No GPU found: running on the CPU.")
         return torch.device("cpu")
     try:
-        device = torch.empty((), device=name).device
-        torch.zeros((), device=device).item()  # the device "meta" holds no values
-        return device
+        probe = torch.zeros((), device=name)
+        probe.item()  # the device "meta" holds no values
+        return probe.device
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where built without
         raise UserError(f"--device {name}: not on this machine; use auto or cpu") from error
 
@@ -106,6 +106,11 @@ class AverageMeter:
         return float(self.sum) / max(self.count, 1)
 
 
+def is_labelled(labels: Tensor, num_class: int) -> Tensor:
+    """Where labels hold one of the classes 0…num_class-1 (bool, of their shape)."""
+    return (labels >= 0) & (labels < num_class)
+
+
 class ConfusionMatrix:
     """How many pixels of each class (row) were predicted as each class (column)."""
 
@@ -120,9 +125,8 @@ class ConfusionMatrix:
             predictions: integers of any shape, 0…num_class-1.
             labels: integers of the same shape, on the same device.
         """
-        labels = labels.long()
-        labelled = (labels >= 0) & (labels < self.num_class)
-        pairs = labels[labelled] * self.num_class + predictions[labelled].long()
+        labelled = is_labelled(labels, self.num_class)
+        pairs = labels[labelled].long() * self.num_class + predictions[labelled].long()
         counts = torch.bincount(pairs, minlength=self.num_class**2)
         self.counts += counts.view(self.num_class, -1).cpu()
 

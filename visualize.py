@@ -68,9 +68,9 @@ def legend(labels: np.ndarray, classes: Classes) -> list[tuple[np.ndarray, str]]
 
 def class_shares(labels: np.ndarray) -> list[tuple[int, float]]:
     """(class, share of the pixels) in labels H x W, all labelled; largest first."""
-    indices, pixels = np.unique(labels, return_counts=True)
+    pixels = np.bincount(labels.ravel())
     order = np.argsort(-pixels, kind="stable")
-    return [(int(indices[i]), float(pixels[i] / labels.size)) for i in order]
+    return [(int(i), float(pixels[i] / labels.size)) for i in order if pixels[i]]
 
 
 def plot_history(history: Sequence[dict[str, float]], folder: Path) -> None:

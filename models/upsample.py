@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-CPU_BAND_BYTES = 2**21  # about a core's second-level cache: half or twice of it is 10 % slower
+CPU_BAND_BYTES = 2**21  # about two cores' second-level caches; half or twice of it is little slower
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
 
@@ -181,7 +181,7 @@ class Upsampling:
         return self.rows[top:bottom, self.upper[top] : self.lower[bottom - 1] + 1]
 
     def full_precision(self) -> torch.autocast:
-        """Keeps autocast's hands off: in half precision the loss would be off by a percent."""
+        """Keeps autocast from rounding the interpolated logits, and with them the loss, to half."""
         return torch.autocast(self.source.device.type, enabled=False)
 
     def new_labels(self) -> Tensor:
