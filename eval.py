@@ -70,7 +70,7 @@ def main() -> None:
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
     )
-    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
+    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).freeze().to(device)
 
     results = result_names(dataset.names)
     confusion = ConfusionMatrix(args.num_class)

@@ -74,7 +74,7 @@ def main() -> None:
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
     )
-    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).to(device).eval()
+    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).freeze().to(device)
 
     root = os.path.commonpath([path.parent for path in paths])
     names = result_names([os.path.relpath(path, root) for path in paths])

@@ -101,6 +101,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
     parser.shared("num_class", "list_class", "device", "amp")
+    parser.add_argument(
+        "--compile", type=int, default=0, choices=(0, 1), help="1 = compile the network first"
+    )
+    parser.add_argument(
+        "--grad_checkpoint",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = compute the encoder twice rather than remember it: slower, in less memory",
+    )
     parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
     parser.shared("ckpt")
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
@@ -135,8 +145,11 @@ def main() -> None:
     folder, vis = new_run(args.ckpt, args.id), Path(args.vis) / args.id
     check_writable("--ckpt", folder)
     check_writable("--vis", vis)
+    if args.compile:
+        check_compiler(args, device)
     classes = read_classes(args.list_class, args.num_class)
     torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = True  # all crops are of one size: worth finding what is best
 
     data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
     crop = dict(imgSize=args.imgSize, segSize=args.segSize)
@@ -148,6 +161,7 @@ def main() -> None:
     val_loader = make_loader(val_set, args.workers, batch_size=batch_size)
 
     encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, args.weights_encoder)
+    encoder.grad_checkpoint = bool(args.grad_checkpoint)
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, args.segSize, args.weights_decoder
     )
@@ -155,8 +169,10 @@ def main() -> None:
     model: nn.Module = SegmentationModel(encoder, decoder, amp).to(device)
     if args.num_gpus > 1:
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
-    optimizer = make_optimizer(args, encoder, decoder)
+    if args.compile:
+        model.compile()
     scaler = GradScaler(device.type, enabled=amp == torch.float16)
+    optimizer = make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled())
 
     # A broken validation file should show now rather than after an epoch.
     labelled = [is_labelled(labels, args.num_class).any() for _, labels, _ in val_loader]
@@ -280,6 +296,23 @@ def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
+def check_compiler(args: argparse.Namespace, device: torch.device) -> None:
+    """See that --compile can work, on something small.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if args.num_gpus > 1 or args.grad_checkpoint:
+        raise UserError("--compile 1 goes with --num_gpus 1 and --grad_checkpoint 0 only")
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--compile 1: torch cannot compile here ({reason}); leave it out"
+        ) from error
+
+
 def freeze_batchnorm(model: nn.Module) -> None:
     """Keep BatchNorm's statistics and its scale and shift as they are."""
     for module in model.modules():
@@ -288,17 +321,26 @@ def freeze_batchnorm(model: nn.Module) -> None:
             module.requires_grad_(False)
 
 
-def make_optimizer(args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module) -> Optimizer:
-    """The optimiser, with a learning rate for the encoder and one for the decoder."""
+def make_optimizer(
+    args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module, fused: bool
+) -> Optimizer:
+    """The optimiser, with a learning rate for the encoder and one for the decoder.
+
+    `fused` updates all parameters in one go; but where a gradient scaler skips the first step,
+    fused SGD would go on from a momentum that was never set.
+    """
     groups = [
         {"params": encoder.parameters(), "initial_lr": args.lr_encoder},
         {"params": decoder.parameters(), "initial_lr": args.lr_decoder},
     ]
     if args.optim == "SGD":
-        return torch.optim.SGD(groups, momentum=args.beta1, weight_decay=args.weight_decay)
-    return getattr(torch.optim, args.optim)(
-        groups, betas=(args.beta1, 0.999), weight_decay=args.weight_decay
-    )
+        momentum = args.beta1
+        return torch.optim.SGD(
+            groups, momentum=momentum, weight_decay=args.weight_decay, fused=fused
+        )
+    betas = (args.beta1, 0.999)
+    optimizer = getattr(torch.optim, args.optim)
+    return optimizer(groups, betas=betas, weight_decay=args.weight_decay, fused=fused)
 
 
 if __name__ == "__main__":

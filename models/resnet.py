@@ -4,7 +4,11 @@ The stem is three 3x3 convolutions instead of one 7x7, as in the Places365 weigh
 parsing; `layer1…layer4` bear torchvision's names, so that its ImageNet weights fit them.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from .encoder import Encoder
 
 
 class BasicBlock(nn.Module):
@@ -24,7 +28,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(x))
+        out += self.downsample(x)
+        return self.relu(out)
 
 
 class Bottleneck(nn.Module):
@@ -48,10 +53,11 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(x))
+        out += self.downsample(x)
+        return self.relu(out)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """A ResNet without its classifier, whose last layers trade their stride for dilation.
 
     Args:
@@ -75,7 +81,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
         dilated3, dilated4 = (2, 4) if output_stride == 8 else (1, 2)
-        self.layer1 = layer(block, 64, 64, depths[0], stride=1)
+        self.layer1 = layer(block, 64, 64, depths[0], stride=1)  # H/4 x W/4
         self.layer2 = layer(block, 64 * block.expansion, 128, depths[1], stride=2)
         self.layer3 = layer(block, 128 * block.expansion, 256, depths[2], 2, dilated3)
         self.layer4 = layer(block, 256 * block.expansion, 512, depths[3], 2, dilated4)
@@ -90,16 +96,14 @@ class ResNet(nn.Module):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features B x fc_dim x H/output_stride x W/output_stride of pictures B x 3 x H x W."""
+    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
+
+    def stem(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))  # B x 64 x H/2 x W/2
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.relu(self.bn3(self.conv3(x)))
-        x = self.maxpool(x)  # B x 64 x H/4 x W/4
-        x = self.layer1(x)
-        x = self.layer2(x)  # B x 128·expansion x H/8 x W/8
-        x = self.layer3(x)
-        return self.layer4(x)
+        return self.maxpool(x)  # B x 64 x H/4 x W/4
 
 
 def resnet34(output_stride: int) -> ResNet:

@@ -4,9 +4,11 @@ Being one module, it is what gets moved to a device, trained and replicated over
 """
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from .decoders import BilinearDecoder
 from .upsample import upsample_cross_entropy
@@ -52,3 +54,16 @@ class SegmentationModel(nn.Module):
         with torch.autocast(x.device.type, dtype=self.amp) if self.amp else nullcontext():
             logits = self.decoder.logits(self.encoder(x))
         return logits if labels is None else upsample_cross_entropy(logits, labels)
+
+    def freeze(self) -> "SegmentationModel":
+        """Itself, made fast for inference and unfit for training: BatchNorm becomes part of the
+        convolutions, and their weights are rounded to `amp` once rather than at every call."""
+        self.eval().requires_grad_(False)
+        for parent in self.modules():
+            for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                    setattr(parent, norm_name, nn.Identity())
+        self.encoder.to(self.amp)
+        self.decoder.to(self.amp)
+        return self.to(memory_format=torch.channels_last)

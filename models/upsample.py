@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, whose second-level caches hold 1 MB
-# each and whose third level holds 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2,
-# 64 with 1 and 72 with 8. What lost, at 4 MB: memory for each band anew, 100 ms (page faults); rows
-# by gathering rather than by a product, 68; bands in bfloat16, 63 to 74, whose exponentials go by
-# way of single precision anyway. A thread a picture was no faster than both at each band, and the
-# compiled band no faster than what torch has ready.
+# Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, with second-level caches of 1 MB
+# each and a third level of 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2, 64
+# with 1 and 72 with 8. What lost, at 4 MB: new memory for each band, 100 ms (page faults); rows by
+# gathering rather than by a product, 68; bands in bfloat16, 63 to 74, as exponentials go by way of
+# single precision anyway. A thread a picture was no faster than both at each band, and a compiled
+# band no faster than what torch has ready.
 CPU_BAND_BYTES = 2**22
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 

@@ -4,10 +4,15 @@ The last two poolings are gone, the last block of convolutions is dilated by 2, 
 fully connected layers have become convolutions, `conv6` (7x7, dilated by 4) and `conv7` (1x1).
 """
 
+from collections.abc import Callable
+from itertools import pairwise
+
 from torch import Tensor, nn
 
+from .encoder import Encoder
 
-class VGG(nn.Module):
+
+class VGG(Encoder):
     """Convolutional VGG with an output stride of 8 and 4096 channels out.
 
     Args:
@@ -39,9 +44,13 @@ class VGG(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features B x 4096 x H/8 x W/8 of pictures B x 3 x H x W."""
-        x = self.features(x)  # B x 512 x H/8 x W/8
+    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        pools = [i for i, m in enumerate(self.features) if isinstance(m, nn.MaxPool2d)]
+        bounds = [0, *(i + 1 for i in pools), len(self.features)]
+        convolutions = [self.features[start:end] for start, end in pairwise(bounds)]
+        return [*convolutions, self.fully_connected]
+
+    def fully_connected(self, x: Tensor) -> Tensor:
         x = self.dropout(self.relu(self.conv6(x)))  # B x 4096 x H/8 x W/8
         return self.dropout(self.relu(self.conv7(x)))
 

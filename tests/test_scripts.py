@@ -97,6 +97,34 @@ def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_pat
     )
 
 
+def test_computing_the_encoder_twice_gives_the_same_network(script, data):
+    for run, value in (("once", 0), ("twice", 1)):
+        flags = ("--num_epoch", "2", "--grad_checkpoint", value)
+        assert script("train.py", "--id", run, *SMALL, *data.flags, *flags).code == 0
+    once, twice = (torch.load(f"ckpt/{run}/encoder_latest.pth") for run in ("once", "twice"))
+    torch.testing.assert_close(once, twice, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains(script, data):
+    flags = ("--num_epoch", "1", "--compile", "1")
+    result = script("train.py", "--id", "compiled", *SMALL, *data.flags, *flags)
+    assert result.code == 0, result.err
+    assert script("eval.py", "--id", "compiled", "--workers", "0").code == 0
+
+
+def test_compiling_where_it_cannot_work_is_refused_at_once(script, data, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no compiler found\nand much more")
+
+    flags = ("train.py", "--id", "run", *SMALL, *data.flags, "--compile", "1")
+    assert "--grad_checkpoint" in script(*flags, "--grad_checkpoint", "1").err
+    monkeypatch.setattr(torch, "compile", fail)
+    result = script(*flags)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "--compile 1" in result.err and "no compiler found" in result.err
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_trains_evaluates_and_segments(script, data, amp):
     flags = ("--num_epoch", "2", "--amp", amp)

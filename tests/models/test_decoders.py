@@ -1,4 +1,5 @@
 import torch
+from torch.nn import functional as F
 
 from models.decoders import PooledBatchNorm2d, PSPBilinear
 
@@ -23,3 +24,22 @@ def test_larger_batches_are_normalised_as_ever():
         x = torch.randn(shape)
         torch.testing.assert_close(ours(x), plain(x))
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_the_pyramid_is_as_if_the_pools_were_upsampled_and_stacked():
+    torch.manual_seed(0)
+    decoder = PSPBilinear(3, 16, segSize=8, use_softmax=False).double().train()
+    decoder.conv_last[3].p = 0.0  # no dropout, so that both see the same
+    features = torch.rand(2, 16, 9, 7, dtype=torch.float64, requires_grad=True)
+    pools = [
+        F.interpolate(pool(features), (9, 7), mode="bilinear", align_corners=False)
+        for pool in decoder.psp
+    ]
+    expected = decoder.conv_last(torch.cat([features, *pools], dim=1))
+    logits = decoder.logits(features)
+    torch.testing.assert_close(logits, expected)
+    weights = [features, *decoder.parameters()]
+    gradients, expected_gradients = (
+        torch.autograd.grad((out**2).sum(), weights) for out in (logits, expected)
+    )
+    torch.testing.assert_close(gradients, expected_gradients)

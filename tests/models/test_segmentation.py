@@ -1,9 +1,12 @@
+import pytest
 import torch
 from torch import nn
 
-from models import ModelBuilder, SegmentationModel
+from models import DECODERS, ModelBuilder, SegmentationModel
 from models.decoders import C1Bilinear
 from models.upsample import upsample_cross_entropy
+
+from .conftest import fill
 
 
 class Pictures(nn.Identity):
@@ -45,3 +48,29 @@ def test_the_state_dict_holds_the_two_parts_and_nothing_else():
     encoder = ModelBuilder.build_encoder(weights="none")
     model = SegmentationModel(encoder, ModelBuilder.build_decoder())
     assert {key.split(".")[0] for key in model.state_dict()} == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("encoder", ["vgg16_dilated8", "resnet34_dilated8", "resnet50_dilated16"])
+def test_freezing_changes_the_logits_by_rounding_only(encoder, decoder):
+    torch.manual_seed(0)
+    encoder = fill(ModelBuilder.build_encoder(encoder, weights="none"))
+    decoder = fill(ModelBuilder.build_decoder(decoder, encoder.fc_dim, num_class=7))
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    model = SegmentationModel(encoder, decoder).eval()
+    expected = model(images)
+    frozen = model.freeze()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
+    torch.testing.assert_close(frozen(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_network_holds_its_weights_in_half_precision():
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    model = SegmentationModel(encoder, ModelBuilder.build_decoder(num_class=7), torch.bfloat16)
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    expected = model.eval()(images)
+    frozen = model.freeze()
+    assert {value.dtype for value in frozen.parameters()} == {torch.bfloat16}
+    logits = frozen(images)
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
