@@ -312,3 +312,9 @@ def test_an_error_in_a_worker_arrives_as_its_one_line(data):
         list(loader)
     assert str(error.value).startswith(str(Path(data.picture("train/3"))))
     assert "\n" not in str(error.value)
+
+
+def test_pictures_keep_the_memory_format_that_convolutions_want(data):
+    images, _, _ = next(iter(make_loader(dataset(data), 0, batch_size=3)))
+    assert images.shape == (3, 3, 64, 80)
+    assert images.is_contiguous(memory_format=torch.channels_last)
