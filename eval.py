@@ -73,7 +73,7 @@ def main() -> None:
     model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).freeze().to(device)
 
     results = result_names(dataset.names)
-    confusion = ConfusionMatrix(args.num_class)
+    confusion = ConfusionMatrix(args.num_class, device)
     loader = make_loader(dataset, args.workers, batch_size=None)
     done, told = 0, time.time()
     for batch in batch_by_size(loader, args.batch_size):
@@ -82,13 +82,13 @@ def main() -> None:
         size = scaled_size(*labels.shape[-2:], args.segSize)
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
-        predictions = predict(model, images, size, args.imgSize, args.scales).cpu()
-        confusion.update(predictions, labels)
+        predictions = predict(model, images, size, args.imgSize, args.scales)
+        confusion.update(predictions, labels.to(device))
         if args.visualize:
             folder.mkdir(parents=True, exist_ok=True)
             for i, name in enumerate(names):
                 picture = images[i].permute(1, 2, 0).numpy()
-                maps = [labels[i].numpy(), predictions[i].numpy()]
+                maps = [labels[i].numpy(), predictions[i].cpu().numpy()]
                 panel(picture, maps, classes).save(folder / f"{results[name]}.png")
         done += len(batch)
         if time.time() - told > TELL_SECONDS:

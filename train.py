@@ -272,7 +272,7 @@ def validate(
 ) -> tuple[float, Scores]:
     """Mean loss and scores on the validation crops; draws panels of the first few into `folder`."""
     model.eval()
-    losses, confusion, shown = AverageMeter(), ConfusionMatrix(len(classes.names)), []
+    losses, confusion, shown = AverageMeter(), ConfusionMatrix(len(classes.names), device), []
     for images, labels, names in loader:
         images, labels = images.to(device), labels.to(device)
         logits = model(images)

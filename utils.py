@@ -114,21 +114,22 @@ def is_labelled(labels: Tensor, num_class: int) -> Tensor:
 class ConfusionMatrix:
     """How many pixels of each class (row) were predicted as each class (column)."""
 
-    def __init__(self, num_class: int):
+    def __init__(self, num_class: int, device: torch.device | str = "cpu"):
         self.num_class = num_class
-        self.counts = torch.zeros(num_class, num_class, dtype=torch.int64)
+        self.counts = torch.zeros(num_class, num_class, dtype=torch.int64, device=device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Count pixels; those whose label is none of 0…num_class-1 are left out.
 
         Args:
             predictions: integers of any shape, 0…num_class-1.
-            labels: integers of the same shape, on the same device.
+            labels: integers of the same shape; both on the matrix's device.
         """
-        labelled = is_labelled(labels, self.num_class)
-        pairs = labels[labelled].long() * self.num_class + predictions[labelled].long()
-        counts = torch.bincount(pairs, minlength=self.num_class**2)
-        self.counts += counts.view(self.num_class, -1).cpu()
+        n = self.num_class
+        rows = labels.int()
+        rows = rows.where(is_labelled(rows, n), n)  # a row more, for what is left out
+        pairs = rows.mul_(n).add_(predictions).flatten()
+        self.counts += torch.bincount(pairs, minlength=(n + 1) * n)[: n * n].view(n, n)
 
     def scores(self) -> "Scores":
         """The scores of all pixels so far.
@@ -136,7 +137,7 @@ class ConfusionMatrix:
         Raises:
             UserError: no pixel had a label.
         """
-        counts = self.counts.double().numpy()
+        counts = self.counts.cpu().double().numpy()
         if counts.sum() == 0:
             raise UserError("no pixel of the labels belongs to a class: there is nothing to score")
         hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)

@@ -59,6 +59,14 @@ def test_unlabelled_pixels_do_not_count(dtype):
     assert confusion.counts.sum() == 1 and confusion.counts[254, 254] == 1
 
 
+def test_counts_are_exact_however_many():
+    confusion = ConfusionMatrix(2)
+    confusion.counts[1, 1] = 10**12
+    confusion.update(torch.tensor([1, 0]), torch.tensor([1, 1]))
+    assert confusion.counts.tolist() == [[0, 0], [1, 10**12 + 1]]
+    assert confusion.scores().iou[1] == (10**12 + 1) / (10**12 + 2)
+
+
 def test_nothing_labelled_is_an_error_and_no_nan():
     with pytest.raises(UserError, match="nothing to score"):
         ConfusionMatrix(3).scores()
