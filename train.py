@@ -322,7 +322,7 @@ def freeze_batchnorm(model: nn.Module) -> None:
 
 
 def make_optimizer(
-    args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module, fused: bool
+    args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module, fused: bool = True
 ) -> Optimizer:
     """The optimiser, with a learning rate for the encoder and one for the decoder.
 
