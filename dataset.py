@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils import UserError
+from utils import UserError, keep_freed_memory
 
 Item = tuple[Tensor, Tensor, str]
 
@@ -185,14 +185,10 @@ def make_loader(
 
 
 def prepare_worker(_: int) -> None:
-    """One thread a worker, no messages of OpenCV's beside our own, and memory that is kept.
-
-    Once glibc has seen a block of almost 32 MB freed, it no longer hands smaller ones, such as
-    pictures, back to the system, whose fresh pages would cost as much time as decoding does.
-    """
+    """One thread a worker, no messages of OpenCV's beside our own, and pictures' memory kept."""
     cv2.setNumThreads(0)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    np.empty(31 * 2**20, np.uint8)
+    keep_freed_memory()
 
 
 def collate(items: list[Item]) -> tuple[Tensor, Tensor, tuple[str, ...]]:

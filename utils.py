@@ -1,9 +1,11 @@
 """Small things that the scripts share: errors for the user, devices, meters and scores."""
 
+import ctypes
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -32,6 +34,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
+    keep_freed_memory()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         return main()
@@ -49,6 +52,20 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         message, code = "nobody reads its output any more", 1
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def keep_freed_memory() -> None:
+    """Let this process use again what it frees, where its C library is glibc.
+
+    By default, a block of 32 MB or more, such as a layer's features, goes back to the system when
+    it is freed. That clears each of its pages when it is asked for anew, and a training step on a
+    CPU takes a fifth more time.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def select_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .upsample import upsample
+from .winograd import conv3x3
 
 
 class BilinearDecoder(nn.Module, ABC):
@@ -76,7 +77,7 @@ class PSPBilinear(BilinearDecoder):
         conv, *rest = self.conv_last
         pools = [pool(features) for pool in self.psp]
         weight, weight_pools = conv.weight.split([features.shape[1], 512 * len(pools)], dim=1)
-        x = F.conv2d(features, weight, conv.bias, padding=1)  # B x 512 x h x w
+        x = conv3x3(features, weight, conv.bias)  # B x 512 x h x w
         x = x + conv3x3_of_upsampled(pools, weight_pools, x.shape[-2:])
         for module in rest:
             x = module(x)

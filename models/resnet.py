@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .encoder import Encoder
+from .winograd import Conv3x3
 
 
 class BasicBlock(nn.Module):
@@ -18,9 +19,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, stride: int, dilations: tuple[int, int]):
         super().__init__()
-        self.conv1 = conv3x3(in_dim, dim, stride, dilations[0])
+        self.conv1 = Conv3x3(in_dim, dim, stride, dilations[0])
         self.bn1 = nn.BatchNorm2d(dim)
-        self.conv2 = conv3x3(dim, dim, dilation=dilations[1])
+        self.conv2 = Conv3x3(dim, dim, dilation=dilations[1])
         self.bn2 = nn.BatchNorm2d(dim)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_dim, dim, stride)
@@ -42,7 +43,7 @@ class Bottleneck(nn.Module):
         out_dim = dim * self.expansion
         self.conv1 = nn.Conv2d(in_dim, dim, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(dim)
-        self.conv2 = conv3x3(dim, dim, stride, dilations[0])
+        self.conv2 = Conv3x3(dim, dim, stride, dilations[0])
         self.bn2 = nn.BatchNorm2d(dim)
         self.conv3 = nn.Conv2d(dim, out_dim, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_dim)
@@ -71,11 +72,11 @@ class ResNet(Encoder):
     ):
         super().__init__()
         self.fc_dim = 512 * block.expansion
-        self.conv1 = conv3x3(3, 64, stride=2)
+        self.conv1 = Conv3x3(3, 64, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
-        self.conv2 = conv3x3(64, 64)
+        self.conv2 = Conv3x3(64, 64)
         self.bn2 = nn.BatchNorm2d(64)
-        self.conv3 = conv3x3(64, 64)
+        self.conv3 = Conv3x3(64, 64)
         self.bn3 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -133,11 +134,6 @@ def layer(
     stride = 1 if dilation > 1 else stride
     rest = [block(dim * block.expansion, dim, 1, (dilation, dilation)) for _ in range(depth - 1)]
     return nn.Sequential(block(in_dim, dim, stride, first), *rest)
-
-
-def conv3x3(in_dim: int, out_dim: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias whose padding keeps the size, the stride apart."""
-    return nn.Conv2d(in_dim, out_dim, 3, stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def shortcut(in_dim: int, out_dim: int, stride: int) -> nn.Module:

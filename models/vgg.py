@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from .encoder import Encoder
+from .winograd import Conv3x3
 
 
 class VGG(Encoder):
@@ -28,7 +29,7 @@ class VGG(Encoder):
         for i, (dim, depth) in enumerate(zip([64, 128, 256, 512, 512], depths, strict=True)):
             dilation = 2 if i == 4 else 1
             for _ in range(depth):
-                layers.append(nn.Conv2d(in_dim, dim, 3, padding=dilation, dilation=dilation))
+                layers.append(Conv3x3(in_dim, dim, dilation=dilation, bias=True))
                 layers.append(nn.ReLU(inplace=True))
                 in_dim = dim
             if i < 3:
