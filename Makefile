@@ -1,6 +1,7 @@
 # make demo    train, score and use a network on an embedded sample of rendered scenes
 # make test    check the style and run all tests
-# Either sets up .venv first; remove that folder to start afresh.
+# make bench   measure speed and memory, and renew the tables and the picture of the README
+# Each sets up .venv first; remove that folder to start afresh.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,7 @@ RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 96 -
 	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
 HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint bench
 
 setup: .venv/ready
 
@@ -36,3 +37,7 @@ test: lint
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks

@@ -149,7 +149,9 @@ def main() -> None:
         check_compiler(args, device)
     classes = read_classes(args.list_class, args.num_class)
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.benchmark = True  # all crops are of one size: worth finding what is best
+    # All crops are of one size: worth finding what is best for it. Without --amp, convolutions take
+    # TF32 where a GPU has it, as is torch's default, while the head stays in single precision.
+    torch.backends.cudnn.benchmark = True
 
     data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
     crop = dict(imgSize=args.imgSize, segSize=args.segSize)

@@ -1,4 +1,4 @@
-"""Fair comparisons: contenders take turns, and each is weighed in a process of its own."""
+"""Fair comparisons: each contender lives in a process of its own, and they take turns."""
 
 import argparse
 import ctypes
@@ -7,38 +7,49 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-Contender = Callable[[], object]
+Job = Callable[[], object]
+Contender = Callable[[], Job]  # prepares a job; what can be pickled, such as a `functools.partial`
 Row = dict[str, str | float]
+Tables = dict[str, list[Row]]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The flags of every benchmark."""
+def main(description: str, tables: Callable[[argparse.Namespace], Tables], **flags: dict) -> None:
+    """The command line of a benchmark, whose own `flags` come on top."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print an object rather than tables")
-    parser.add_argument("--rounds", type=int, default=9, help="counted turns of each contender")
-    return parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5, help="counted turns of each contender")
+    for name, settings in flags.items():
+        parser.add_argument(f"--{name}", **settings)
+    args = parser.parse_args()
+    results = tables(args)
+    if args.json:
+        print(json.dumps({"machine": machine(), **results}, indent=2))
+    else:
+        print(markdown(results))
 
 
 def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
-    """Time contenders in turns, A B C A B C …, after a turn that does not count.
+    """Time contenders in turns, A B C A B C …, after one that does not count.
 
     Returns:
-        A row for each: milliseconds (median, least and most), and how many times as fast as the
-        first it is (the median of the rounds' ratios: a machine that slows down slows both).
+        A row for each: milliseconds (median, least and most), how many times as fast as the first
+        it is (the median of the rounds' ratios: a machine that slows down slows both), and the MB
+        by which its memory grows at most during a turn.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for counted in [False] + [True] * rounds:
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            contender()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
+    with ExitStack() as stack:
+        pipes = {name: stack.enter_context(start(job)) for name, job in contenders.items()}
+        seconds = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, pipe in pipes.items():
+                seconds[name].append(ask(pipe, "time"))
+        growth = {name: ask(pipe, "weigh") for name, pipe in pipes.items()}
     first = next(iter(seconds.values()))
     return [
         {
@@ -47,34 +58,55 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
             "min ms": 1e3 * min(times),
             "max ms": 1e3 * max(times),
             "times as fast": statistics.median(a / b for a, b in zip(first, times, strict=True)),
+            "extra MB": growth[name],
         }
         for name, times in seconds.items()
     ]
 
 
-def peak_memory(contender: Contender) -> float:
-    """MB that a call adds to the memory of a process of its own at most, once it has warmed up.
-
-    Args:
-        contender: something that can be pickled, such as a `functools.partial` of a function.
-    """
+def start(contender: Contender) -> Connection:
+    """A pipe to a process in which the contender has warmed up; closing it ends the process."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=weigh, args=(contender, theirs))
-    process.start()
-    megabytes = ours.recv()
-    process.join()
-    return megabytes
+    context.Process(target=serve, args=(contender, theirs), daemon=True).start()
+    theirs.close()
+    ask(ours, "ready?")
+    return ours
 
 
-def weigh(contender: Contender, pipe: Connection) -> None:
-    """Send the growth of the resident set during a call, in MB (Linux only)."""
-    contender()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the warm-up freed does not count as ours
+def ask(pipe: Connection, question: str) -> float:
+    """What the process at the other end answers."""
+    pipe.send(question)
+    return pipe.recv()
+
+
+def serve(contender: Contender, pipe: Connection) -> None:
+    """Run a contender's job as often as asked."""
+    job = contender()
+    job()
+    answers = {"ready?": float, "time": lambda: duration(job), "weigh": lambda: growth(job)}
+    while True:
+        try:
+            question = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(answers[question]())
+
+
+def duration(job: Job) -> float:
+    """Seconds that a job takes."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def growth(job: Job) -> float:
+    """MB by which the resident set grows at most during a job (Linux only)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier jobs freed does not count as had
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
-    contender()
-    pipe.send((resident("VmHWM") - before) / 1024)
+    job()
+    return (resident("VmHWM") - before) / 1024
 
 
 def resident(field: str) -> int:
@@ -83,29 +115,34 @@ def resident(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def report(tables: dict[str, list[Row]], as_json: bool) -> None:
-    """Print tables by title, and what they were measured on."""
-    machine = {
-        "processor": processor(),
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": next(names, platform.machine()),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    if as_json:
-        print(json.dumps({"machine": machine, **tables}, indent=2))
-        return
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+
+
+def markdown(tables: Tables) -> str:
+    """Tables under their titles, and what they were measured on."""
+    blocks = [", ".join(f"{key} {value}" for key, value in machine().items())]
     for title, rows in tables.items():
-        print(f"\n{title}\n")
-        print("| " + " | ".join(rows[0]) + " |")
-        print("| --- " + "| ---: " * (len(rows[0]) - 1) + "|")
-        for row in rows:
-            cells = [value if isinstance(value, str) else f"{value:,.3g}" for value in row.values()]
-            print("| " + " | ".join(cells) + " |")
+        lines = [
+            "| " + " | ".join(rows[0]) + " |",
+            "| --- " + "| ---: " * (len(rows[0]) - 1) + "|",
+            *("| " + " | ".join(map(cell, row.values())) + " |" for row in rows),
+        ]
+        blocks += [f"**{title}**", "\n".join(lines)]
+    return "\n\n".join(blocks)
 
 
-def processor() -> str:
-    """The name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+def cell(value: str | float) -> str:
+    """Three digits that count."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -6,65 +6,74 @@ Two pictures of 384 x 384 pixels and 150 classes, from logits at 1/8; then time 
 pixels or classes double four times; then five scales of a photograph of 24 megapixels.
 """
 
+import argparse
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.classic import classic_loss
-from benchmarks.common import Contender, Row, arguments, compare, peak_memory, report
+from benchmarks.classic import classic_loss, upsampled
+from benchmarks.common import Job, Row, Tables, compare, main
+from inference import SCALES
 from models.upsample import (
     average_upsampled_probabilities,
     upsample_argmax,
     upsample_cross_entropy,
 )
+from utils import keep_freed_memory
 
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+PHOTOGRAPH = (4000, 6000)
 
 
 def interpolated_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    upsampled = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(upsampled, labels, ignore_index=-1)
+    return F.cross_entropy(upsampled(logits, labels.shape[-2:]), labels, ignore_index=-1)
 
 
 def interpolated_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(dim=1)
+    return upsampled(logits, size).argmax(dim=1)
 
 
 LOSSES = {
-    "log-softmax + nll_loss of interpolate": classic_loss,
-    "cross_entropy of interpolate": interpolated_loss,
-    "upsample_cross_entropy": upsample_cross_entropy,
+    "`interpolate`, `log_softmax`, `nll_loss`": classic_loss,
+    "`interpolate`, `cross_entropy`": interpolated_loss,
+    "`upsample_cross_entropy`": upsample_cross_entropy,
 }
 ARGMAXES = {
-    "argmax of interpolate": interpolated_argmax,
-    "upsample_argmax": upsample_argmax,
+    "`interpolate`, `argmax`": interpolated_argmax,
+    "`upsample_argmax`": upsample_argmax,
 }
 
 
-def random_input(classes: int, height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Logits at 1/8 of height x width, channels last as a network gives them, and labels."""
-    torch.manual_seed(0)
-    logits = torch.randn(batch, classes, height // 8, width // 8)
-    labels = torch.randint(-1, classes, (batch, height, width))
-    return logits.contiguous(memory_format=torch.channels_last), labels
+def random_logits(classes: int, height: int, width: int, batch: int = 1) -> Tensor:
+    """Logits at 1/8 of height x width, channels last as a network gives them."""
+    logits = torch.randn(batch, classes, round(height / 8), round(width / 8))
+    return logits.contiguous(memory_format=torch.channels_last)
 
 
-def train(loss: str, logits: Tensor, labels: Tensor) -> None:
+def training(loss: str, classes: int, height: int, width: int, batch: int = 1) -> Job:
     """Loss and gradient."""
-    LOSSES[loss](logits.detach().requires_grad_(), labels).backward()
+    if LOSSES[loss] is upsample_cross_entropy:
+        keep_freed_memory()  # as the scripts do
+    logits = random_logits(classes, height, width, batch).requires_grad_()
+    labels = torch.randint(-1, classes, (batch, height, width))
+
+    def job() -> None:
+        logits.grad = None
+        LOSSES[loss](logits, labels).backward()
+
+    return job
 
 
-def predict(argmax: str, logits: Tensor, labels: Tensor) -> None:
-    """Labels of the labels' size."""
-    ARGMAXES[argmax](logits, labels.shape[-2:])
+def prediction(argmax: str) -> Job:
+    """Labels of two pictures."""
+    return partial(ARGMAXES[argmax], random_logits(150, 384, 384, batch=2), (384, 384))
 
 
-def measure(contenders: dict[str, Contender], rounds: int) -> list[Row]:
-    """Time and extra memory of each."""
-    rows = compare(contenders, rounds)
-    return [row | {"extra MB": peak_memory(contenders[row["contender"]])} for row in rows]
+def average() -> Job:
+    """Labels of a photograph from several scales."""
+    logits = [random_logits(150, *(round(n * s) for n in PHOTOGRAPH)) for s in SCALES]
+    return partial(average_upsampled_probabilities, logits, PHOTOGRAPH)
 
 
 def growth(rounds: int) -> list[Row]:
@@ -73,13 +82,13 @@ def growth(rounds: int) -> list[Row]:
     cases = [(150, *size) for size in sizes] + [(150 * 2**i, 384, 384) for i in range(1, 5)]
     rows = []
     for classes, height, width in cases:
-        contender = partial(train, "upsample_cross_entropy", *random_input(classes, height, width))
-        (row,) = measure({f"{height} x {width}, {classes} classes": contender}, rounds)
+        job = partial(training, "`upsample_cross_entropy`", classes, height, width)
+        (row,) = compare({"": job}, rounds)
         values = classes * height * width
         rows.append(
             {
-                "pixels and classes": row["contender"],
-                "ms": row["median ms"],
+                "pixels and classes": f"{height} x {width}, {classes} classes",
+                "median ms": row["median ms"],
                 "ns per pixel and class": 1e6 * row["median ms"] / values,
                 "extra MB": row["extra MB"],
                 "MB of the logits at full size": values * 4 / 2**20,
@@ -88,30 +97,20 @@ def growth(rounds: int) -> list[Row]:
     return rows
 
 
-def average(logits: list[Tensor], size: tuple[int, int]) -> None:
-    """Labels of a picture from several scales."""
-    average_upsampled_probabilities(logits, size)
-
-
-def main() -> None:
-    args = arguments(__doc__.splitlines()[0])
-    case = random_input(150, 384, 384, batch=2)
-    photograph = (4000, 6000)
-    scaled = [random_input(150, *(round(n * s) for n in photograph))[0] for s in SCALES]
-    tables = {
-        "Loss and gradient, 2 x 150 x 48 x 48 to 384 x 384": measure(
-            {name: partial(train, name, *case) for name in LOSSES}, args.rounds
+def tables(args: argparse.Namespace) -> Tables:
+    return {
+        "Loss and gradient, 2 x 150 x 48 x 48 to 384 x 384": compare(
+            {name: partial(training, name, 150, 384, 384, batch=2) for name in LOSSES}, args.rounds
         ),
-        "Labels, 2 x 150 x 48 x 48 to 384 x 384": measure(
-            {name: partial(predict, name, *case) for name in ARGMAXES}, args.rounds
+        "Labels, 2 x 150 x 48 x 48 to 384 x 384": compare(
+            {name: partial(prediction, name) for name in ARGMAXES}, args.rounds
         ),
-        "Growth of loss and gradient": growth(max(1, args.rounds // 3)),
-        "Five scales of a photograph, averaged": measure(
-            {"4000 x 6000, 150 classes": partial(average, scaled, photograph)}, 1
+        "Growth of loss and gradient": growth(args.rounds),
+        "Labels of a photograph from five scales": compare(
+            {"4000 x 6000, 150 classes": average}, rounds=1
         ),
     }
-    report(tables, args.json)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__.splitlines()[0], tables)

@@ -14,12 +14,14 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         fc_dim: number of channels of the features.
+        output_stride: pixels between features, s.
         grad_checkpoint: keep only what goes from block to block for the backward pass, which
             computes the rest again: a fraction of the memory for a third more arithmetic (Chen et
             al., "Training Deep Nets with Sublinear Memory Cost", 2016).
     """
 
     fc_dim: int
+    output_stride: int
     grad_checkpoint = False
 
     @abstractmethod

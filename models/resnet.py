@@ -72,6 +72,7 @@ class ResNet(Encoder):
     ):
         super().__init__()
         self.fc_dim = 512 * block.expansion
+        self.output_stride = output_stride
         self.conv1 = Conv3x3(3, 64, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
         self.conv2 = Conv3x3(64, 64)

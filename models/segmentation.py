@@ -12,6 +12,10 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from .decoders import BilinearDecoder
 from .upsample import upsample_cross_entropy
+from .windows import encode_in_windows
+
+WINDOW, OVERLAP = 1536, 256
+WHOLE_PIXELS = 2**22
 
 
 class SegmentationModel(nn.Module):
@@ -49,11 +53,19 @@ class SegmentationModel(nn.Module):
         Returns:
             The mean cross-entropy at the labels' size, or logits B x num_class x h x w.
         """
-        x = (images - self.mean) / self.std
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=self.amp) if self.amp else nullcontext():
-            logits = self.decoder.logits(self.encoder(x))
+        with torch.autocast(self.mean.device.type, dtype=self.amp) if self.amp else nullcontext():
+            if self.training or images.shape[-2] * images.shape[-1] <= WHOLE_PIXELS:
+                features = self.features(images)
+            else:
+                stride = self.encoder.output_stride
+                features = encode_in_windows(self.features, images, stride, WINDOW, OVERLAP)
+            logits = self.decoder.logits(features)
         return logits if labels is None else upsample_cross_entropy(logits, labels)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The encoder's features, B x fc_dim x h x w, of pictures B x 3 x H x W in 0…255."""
+        x = (images - self.mean) / self.std
+        return self.encoder(x.contiguous(memory_format=torch.channels_last))
 
     def freeze(self) -> "SegmentationModel":
         """Itself, made fast for inference and unfit for training: BatchNorm becomes part of the

@@ -21,6 +21,7 @@ class VGG(Encoder):
     """
 
     fc_dim = 4096
+    output_stride = 8
 
     def __init__(self, depths: list[int]):
         super().__init__()

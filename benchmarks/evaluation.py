@@ -1,0 +1,164 @@
+"""Five-scale evaluation and large photographs, against the classic recipe.
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --id ID      # also: do both give the same labels with this run
+
+A picture of 512 x 683 pixels and 150 classes; time and memory as pixels or classes double four
+times; then what `test.py --imgSize -1` needs for a photograph of 24 megapixels.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.classic import classic_network, classic_prediction
+from benchmarks.common import Contender, Job, Row, Tables, compare, main
+from checkpoint import find_run, save_config, save_weights
+from dataset import SegmentationDataset
+from inference import SCALES, predict
+from models import ModelBuilder, SegmentationModel
+from utils import keep_freed_memory, select_amp
+
+SIZE = (512, 683)
+TEST = Path(__file__).parent.parent / "test.py"
+
+
+def random_picture(height: int, width: int) -> np.ndarray:
+    """Smooth, as photographs are."""
+    coarse = np.random.default_rng(0).integers(256, size=(height // 16, width // 16, 3))
+    return cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def build(arch: str, decoder: str, num_class: int = 150) -> tuple[torch.nn.Module, torch.nn.Module]:
+    encoder = ModelBuilder.build_encoder(arch, weights="none").eval()
+    return encoder, ModelBuilder.build_decoder(decoder, encoder.fc_dim, num_class).eval()
+
+
+def classic(arch: str, decoder: str) -> Job:
+    networks = map(classic_network, build(arch, decoder))
+    return partial(classic_prediction, *networks, random_picture(*SIZE), SCALES)
+
+
+def ours(
+    arch: str,
+    decoder: str,
+    amp: torch.dtype | None = None,
+    size: tuple[int, int] = SIZE,
+    num_class: int = 150,
+) -> Job:
+    """What eval.py does with its defaults, or with --amp."""
+    keep_freed_memory()
+    model = SegmentationModel(*build(arch, decoder, num_class), amp).freeze()
+    picture = torch.from_numpy(random_picture(*size)).permute(2, 0, 1)[None]
+    return partial(predict, model, picture, size)
+
+
+def recipes(arch: str, decoder: str) -> dict[str, Contender]:
+    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
+    contenders = {
+        "classic recipe": partial(classic, arch, decoder),
+        "`eval.py --amp off`": partial(ours, arch, decoder),
+    }
+    if amp := select_amp("auto", torch.device("cpu")):
+        contenders["`eval.py`"] = partial(ours, arch, decoder, amp)
+    return contenders
+
+
+def growth(rounds: int) -> list[Row]:
+    """Five scales as pixels, and then classes, double four times."""
+    sizes = [(192, 256), (192, 512), (384, 512), (384, 1024), (768, 1024)]
+    cases = [(150, size) for size in sizes] + [(150 * 2**i, sizes[0]) for i in range(1, 5)]
+    rows = []
+    for classes, size in cases:
+        job = partial(ours, "resnet34_dilated8", "c1_bilinear", size=size, num_class=classes)
+        (row,) = compare({"": job}, rounds)
+        pixels = size[0] * size[1]
+        rows.append(
+            {
+                "pixels and classes": f"{size[0]} x {size[1]}, {classes} classes",
+                "median ms": row["median ms"],
+                "microseconds a pixel": 1e3 * row["median ms"] / pixels,
+                "extra MB": row["extra MB"],
+                "MB of probabilities at full size": classes * pixels * 4 / 2**20,
+            }
+        )
+    return rows
+
+
+def photograph() -> list[Row]:
+    """One run of `test.py`, as a user would type it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, arch, decoder = Path(name), "resnet34_dilated8", "c1_bilinear"
+        save_weights(folder / "run", "_best.pth", *build(arch, decoder))
+        save_config(folder / "run", {"arch_encoder": arch, "arch_decoder": decoder})
+        cv2.imwrite(str(folder / "photograph.jpg"), random_picture(4000, 6000))
+        flags = ["--id", "run", "--ckpt", name, "--imgSize", "-1", "--result", name]
+        command = [sys.executable, str(TEST), *flags, "--test_img", f"{name}/photograph.jpg"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return [{"": "4000 x 6000, 150 classes", "s": seconds, "GB in all at most": peak}]
+
+
+def agreement(run_id: str, ckpt: str, pictures: int = 20) -> list[Row]:
+    """Pixels of validation pictures to which a trained network gives the classic recipe's label."""
+    config, *weights = find_run(ckpt, run_id, "_best.pth")
+    data = SegmentationDataset(
+        *(config["list_val"], config["root_img"], config["root_seg"], config["num_class"]), pictures
+    )
+
+    def load() -> list[torch.nn.Module]:
+        encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(weights[0]))
+        decoder = ModelBuilder.build_decoder(
+            *(config["arch_decoder"], encoder.fc_dim, config["num_class"]), weights=str(weights[1])
+        )
+        return [encoder.eval(), decoder.eval()]
+
+    networks = [classic_network(network) for network in load()]
+    model = SegmentationModel(*load(), select_amp("auto", torch.device("cpu"))).freeze()
+    rows = []
+    for scales in ((1.0,), SCALES):
+        same = [
+            predict(model, picture[None], label.shape, scales=scales)[0]
+            == classic_prediction(*networks, picture.permute(1, 2, 0).numpy(), scales)
+            for picture, label, _ in data
+        ]
+        share = torch.cat([part.flatten() for part in same]).float().mean().item()
+        rows.append({"scales": ", ".join(map(str, scales)), "same labels, %": f"{share:.3%}"})
+    return rows
+
+
+def tables(args: argparse.Namespace) -> Tables:
+    results = {
+        f"Five scales of a 512 x 683 picture, {arch} + {decoder}": compare(
+            recipes(arch, decoder), args.rounds
+        )
+        for arch, decoder in (
+            ("resnet34_dilated8", "c1_bilinear"),
+            ("resnet50_dilated8", "psp_bilinear"),
+        )
+    }
+    results["Growth of five-scale evaluation"] = growth(rounds=1)
+    results["`test.py --imgSize -1`, resnet34_dilated8 + c1_bilinear"] = photograph()
+    if args.id:
+        results["Labels that agree with the classic recipe's"] = agreement(args.id, args.ckpt)
+    return results
+
+
+if __name__ == "__main__":
+    main(
+        __doc__.splitlines()[0],
+        tables,
+        id={"help": "a trained run, to compare labels with"},
+        ckpt={"default": "./ckpt", "help": "folder of the runs"},
+    )

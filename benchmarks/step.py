@@ -1,0 +1,184 @@
+"""A whole training step against the classic recipe's and against peers', and the memory it takes.
+
+    python -m benchmarks.step
+
+Two pictures of 384 x 384 pixels and 150 classes, from pictures to updated weights. Peers come from
+`benchmarks/requirements.txt` and are left out where they are not installed; they are given fused
+optimisers, the memory format that suits them, and the loss at full resolution, as ours is.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
+from benchmarks.common import Contender, Job, Row, Tables, compare, main
+from models import ENCODERS, ModelBuilder, SegmentationModel
+from utils import keep_freed_memory, select_amp
+
+CLASSES, SIDE, BATCH = 150, 384, 2
+GIGABYTES = (12, 24, 80)
+
+
+def classic(arch: str, decoder: str, side: int = SIDE, batch: int = BATCH) -> Job:
+    """The classic recipe."""
+    encoder, decoder = map(classic_network, build(arch, decoder))
+    images = torch.randn(batch, 3, side, side)
+
+    def loss(labels: Tensor) -> Tensor:
+        return classic_loss(classic_logits(encoder, decoder, images), labels)
+
+    return step(nn.ModuleList([encoder, decoder]), loss, side, batch, fused=False)
+
+
+def ours(
+    arch: str,
+    decoder: str,
+    amp: torch.dtype | None = None,
+    grad_checkpoint: bool = False,
+    side: int = SIDE,
+    batch: int = BATCH,
+) -> Job:
+    """What train.py does with its defaults, or with --amp or --grad_checkpoint."""
+    keep_freed_memory()
+    encoder, decoder = build(arch, decoder)
+    encoder.grad_checkpoint = grad_checkpoint
+    model = SegmentationModel(encoder, decoder, amp)
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
+    return step(model, lambda labels: model(images, labels.to(torch.uint8)), side, batch)
+
+
+def peer(build_peer: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]) -> Job:
+    """Another library's network, whose logits `forward` gives at full size."""
+    model, forward = build_peer()
+    model.to(memory_format=torch.channels_last)
+    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+
+    def loss(labels: Tensor) -> Tensor:
+        return F.cross_entropy(forward(images), labels, ignore_index=-1)
+
+    return step(model, loss, SIDE, BATCH)
+
+
+def smp_pspnet34() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    import segmentation_models_pytorch as smp
+
+    model = smp.PSPNet("resnet34", encoder_weights=None, encoder_depth=5, classes=CLASSES)
+    model.encoder.make_dilated(8)
+    return model, model
+
+
+def torchvision_fcn50() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    fcn = torchvision.models.segmentation.fcn_resnet50
+    model = fcn(weights=None, weights_backbone=None, num_classes=CLASSES)
+    return model, lambda images: model(images)["out"]
+
+
+def mit_semseg_ppm50() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    from mit_semseg.models.models import PPM, ResnetDilated
+    from mit_semseg.models.resnet import resnet50
+
+    encoder = ResnetDilated(resnet50(pretrained=False), dilate_scale=8)
+    decoder = PPM(num_class=CLASSES, fc_dim=2048)
+
+    def forward(images: Tensor) -> Tensor:
+        return upsampled(decoder(encoder(images, return_feature_maps=True)), (SIDE, SIDE))
+
+    return nn.ModuleList([encoder, decoder]), forward
+
+
+def build(arch: str, decoder: str) -> tuple[nn.Module, nn.Module]:
+    encoder = ModelBuilder.build_encoder(arch, weights="none")
+    return encoder, ModelBuilder.build_decoder(decoder, encoder.fc_dim, CLASSES)
+
+
+def step(
+    model: nn.Module, loss: Callable[[Tensor], Tensor], side: int, batch: int, fused: bool = True
+) -> Job:
+    """Loss, gradient and update."""
+    model.train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=fused
+    )
+    labels = torch.randint(CLASSES, (batch, side, side))
+
+    def job() -> None:
+        optimizer.zero_grad()
+        loss(labels).backward()
+        optimizer.step()
+
+    return job
+
+
+def recipes(arch: str, decoder: str) -> dict[str, Contender]:
+    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
+    contenders = {
+        "classic recipe": partial(classic, arch, decoder),
+        "`train.py --amp off`": partial(ours, arch, decoder),
+    }
+    if amp := select_amp("auto", torch.device("cpu")):
+        contenders["`train.py`"] = partial(ours, arch, decoder, amp)
+    return contenders
+
+
+def installed(package: str, contenders: dict[str, Contender]) -> dict[str, Contender]:
+    """The contenders that a package provides, if it is there."""
+    return contenders if find_spec(package) else {}
+
+
+def largest_batches() -> list[Row]:
+    """Pictures that fit on a GPU, on paper: 16 times what one of a quarter of the side takes."""
+    side, few, many = SIDE // 4, 2, 6
+    rows = []
+    for arch in ENCODERS:
+        encoder, decoder = build(arch, "c1_bilinear")
+        weights = sum(p.numel() for part in (encoder, decoder) for p in part.parameters())
+        row = {"encoder, with `c1_bilinear`": arch}
+        for name, recipe in (
+            ("classic", classic),
+            ("ours", ours),
+            ("`--grad_checkpoint 1`", partial(ours, grad_checkpoint=True)),
+        ):
+            jobs = {
+                str(n): partial(recipe, arch, "c1_bilinear", side=side, batch=n)
+                for n in (few, many)
+            }
+            less, more = (measured["extra MB"] for measured in compare(jobs, rounds=1))
+            megabytes = 16 * (more - less) / (many - few)
+            fixed = weights * 4 * 3 / 2**20  # weights, gradient, momentum
+            fits = [int((2**10 * size - fixed) / megabytes) for size in GIGABYTES]
+            row[f"{name}: MB a picture"] = megabytes
+            row[f"{name}: fit in {', '.join(map(str, GIGABYTES))} GB"] = ", ".join(map(str, fits))
+        rows.append(row)
+    return rows
+
+
+def tables(args: argparse.Namespace) -> Tables:
+    r34c1, r34psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet34_dilated8", "psp_bilinear")
+    r50psp = ("resnet50_dilated8", "psp_bilinear")
+    smp = {"segmentation-models-pytorch, PSPNet of ResNet-34": partial(peer, smp_pspnet34)}
+    mit = {"mit-semseg, ResNet50dilated + PPM": partial(peer, mit_semseg_ppm50)}
+    fcn = {"torchvision, fcn_resnet50": partial(peer, torchvision_fcn50)}
+    checkpointed = partial(ours, *r34c1, grad_checkpoint=True)
+    return {
+        "Training step, resnet34_dilated8 + c1_bilinear": compare(
+            recipes(*r34c1) | {"`--amp off --grad_checkpoint 1`": checkpointed}, args.rounds
+        ),
+        "Training step, resnet34_dilated8 + psp_bilinear": compare(
+            recipes(*r34psp) | installed("segmentation_models_pytorch", smp), args.rounds
+        ),
+        "Training step, resnet50_dilated8 + psp_bilinear": compare(
+            recipes(*r50psp) | installed("mit_semseg", mit) | fcn, args.rounds
+        ),
+        "Largest batch of 384 x 384 pictures, in single precision": largest_batches(),
+    }
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], tables)

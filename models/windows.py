@@ -1,0 +1,54 @@
+"""Features of a picture that is too large to be encoded at once, from overlapping windows.
+
+Only the encoder goes window by window: the decoder gets all features together, so that what it
+gathers from the whole picture, as pyramid pooling does, is the same everywhere and leaves no seam.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+GRID = (
+    16  # pixels; every encoder's stride divides it, so that all windows' features lie on one grid
+)
+
+
+def encode_in_windows(
+    encode: Callable[[Tensor], Tensor], images: Tensor, stride: int, side: int, overlap: int
+) -> Tensor:
+    """What `encode` gives for pictures, computed from one window of theirs at a time.
+
+    Args:
+        encode: pictures B x 3 x H x W to features B x C x H/stride x W/stride.
+        images: B x 3 x H x W.
+        stride: pixels between features.
+        side: pixels of a window's side at most; a multiple of `stride`.
+        overlap: pixels that a window sees beyond its own side; a multiple of `stride`. Features are
+            those of whole pictures to the degree that none depends on pixels farther away.
+
+    Returns:
+        Features B x C x H/stride x W/stride.
+    """
+    bands = []
+    for top, bottom in spans(images.shape[-2], side, stride):
+        parts = []
+        for left, right in spans(images.shape[-1], side, stride):
+            y, x = max(0, top - overlap), max(0, left - overlap)
+            features = encode(images[..., y : bottom + overlap, x : right + overlap])
+            rows = slice((top - y) // stride, -(-(bottom - y) // stride))
+            columns = slice((left - x) // stride, -(-(right - x) // stride))
+            parts.append(features[..., rows, columns])
+        bands.append(torch.cat(parts, dim=-1))
+    return torch.cat(bands, dim=-2)
+
+
+def spans(length: int, side: int, stride: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of as few pieces of `length` as do not exceed `side`, of about equal size.
+
+    They start at multiples of `stride`, so that the features of all lie on one grid.
+    """
+    pieces = -(-length // side)
+    step = -(-length // (pieces * stride)) * stride
+    for start in range(0, length, step):
+        yield start, min(start + step, length)

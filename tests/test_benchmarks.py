@@ -1,0 +1,73 @@
+"""`benchmarks/`: the classic recipe computes what ours does, and comparisons compare."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.classic import (
+    classic_item,
+    classic_logits,
+    classic_loss,
+    classic_network,
+    classic_prediction,
+    normalised,
+)
+from benchmarks.common import Job, compare, markdown
+from inference import predict
+from models import DECODERS, ModelBuilder, SegmentationModel
+from models.upsample import upsample_cross_entropy
+
+from .conftest import Data
+
+
+@pytest.mark.parametrize("arch_decoder", DECODERS)
+def test_the_classic_recipe_gives_the_same_logits_loss_and_labels(arch_decoder: str) -> None:
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    decoder = ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, num_class=7)
+    model = SegmentationModel(encoder, decoder).eval()
+    networks = [classic_network(network) for network in (encoder, decoder)]
+    picture = np.random.default_rng(0).integers(256, size=(64, 80, 3), dtype=np.uint8)
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    labels = torch.randint(-1, 7, (1, 64, 80))
+    with torch.no_grad():
+        logits = classic_logits(*networks, normalised(picture)[None])
+        torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-5)
+        loss = upsample_cross_entropy(logits, labels)
+    torch.testing.assert_close(classic_loss(logits, labels), loss)
+    found = classic_prediction(*networks, picture, (1.0,))
+    same = found == predict(model, images, (64, 80), scales=(1.0,))[0]
+    assert same.float().mean() > 0.999
+
+
+def test_classic_crops_hold_picture_and_label_alike(data: Data) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        picture, label = classic_item(data.picture("train/0"), data.label("train/0"), 48, rng)
+        assert picture.shape == (3, 48, 48) and label.shape == (48, 48)
+        bright = picture[0][label == 2].mean()  # the block that the third class is
+        assert bright > picture[0][label == 1].mean() + 2
+
+
+def busy(numbers: int) -> Job:
+    return partial(torch.ones, numbers)
+
+
+def broken() -> Job:
+    raise ValueError("no such contender")
+
+
+def test_contenders_are_timed_and_weighed_in_processes_of_their_own() -> None:
+    rows = compare({"small": partial(busy, 2**10), "large": partial(busy, 2**25)}, rounds=3)
+    assert [row["contender"] for row in rows] == ["small", "large"]
+    assert rows[0]["times as fast"] == 1
+    assert rows[0]["extra MB"] < 64 < 100 < rows[1]["extra MB"] < 200
+    assert "| large |" in markdown({"Two": rows})
+
+
+def test_a_contender_that_fails_ends_the_comparison(capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        compare({"broken": broken}, rounds=1)
+    assert "no such contender" in capfd.readouterr().err
