@@ -6,6 +6,7 @@ to the network, so that a quarter of the bytes travel.
 
 import io
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,11 +126,11 @@ class TrainDataset(CropDataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = random.Random(f"{self.seed} {epoch} {index}")  # a fifth of the time NumPy's takes
         picture, label = self.load(index)
         height, width = label.shape
         side = min(round(self.imgSize / rng.uniform(0.5, 1.5)), height, width)
-        y, x = rng.integers((height - side + 1, width - side + 1))
+        y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
         picture, label = self.crop(picture, label, y, x, side)
         if rng.random() < 0.5:
             picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)

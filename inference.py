@@ -54,10 +54,14 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures B x 3 x H x W in floating point, bilinearly and without aliasing."""
+    """Pictures B x 3 x H x W in floating point, bilinearly and, as in training, without aliasing.
+
+    Down to a half, the neighbours that are interpolated between are all the pixels there are.
+    """
     if size == tuple(images.shape[-2:]):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    antialias = images.shape[-2] > 2 * size[0]
+    return F.interpolate(images, size=size, mode="bilinear", antialias=antialias)
 
 
 def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:

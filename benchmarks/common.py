@@ -24,7 +24,7 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
     """The command line of a benchmark, whose own `flags` come on top."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print an object rather than tables")
-    parser.add_argument("--rounds", type=int, default=5, help="counted turns of each contender")
+    parser.add_argument("--rounds", type=int, default=3, help="counted turns of each contender")
     for name, settings in flags.items():
         parser.add_argument(f"--{name}", **settings)
     args = parser.parse_args()
@@ -41,7 +41,7 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
     Returns:
         A row for each: milliseconds (median, least and most), how many times as fast as the first
         it is (the median of the rounds' ratios: a machine that slows down slows both), and the MB
-        by which its memory grows at most during a turn.
+        by which its memory grows at most during its turns.
     """
     with ExitStack() as stack:
         pipes = {name: stack.enter_context(start(job)) for name, job in contenders.items()}
@@ -49,7 +49,7 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
         for _ in range(rounds):
             for name, pipe in pipes.items():
                 seconds[name].append(ask(pipe, "time"))
-        growth = {name: ask(pipe, "weigh") for name, pipe in pipes.items()}
+        extra = {name: ask(pipe, "weigh") for name, pipe in pipes.items()}
     first = next(iter(seconds.values()))
     return [
         {
@@ -58,7 +58,7 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
             "min ms": 1e3 * min(times),
             "max ms": 1e3 * max(times),
             "times as fast": statistics.median(a / b for a, b in zip(first, times, strict=True)),
-            "extra MB": growth[name],
+            "extra MB": extra[name],
         }
         for name, times in seconds.items()
     ]
@@ -83,8 +83,8 @@ def ask(pipe: Connection, question: str) -> float:
 def serve(contender: Contender, pipe: Connection) -> None:
     """Run a contender's job as often as asked."""
     job = contender()
-    job()
-    answers = {"ready?": float, "time": lambda: duration(job), "weigh": lambda: growth(job)}
+    grown = warm_up(job)
+    answers = {"ready?": float, "time": lambda: duration(job), "weigh": grown}
     while True:
         try:
             question = pipe.recv()
@@ -93,20 +93,26 @@ def serve(contender: Contender, pipe: Connection) -> None:
         pipe.send(answers[question]())
 
 
+def measure(job: Job) -> tuple[float, float]:
+    """Milliseconds that a job takes once warm, and MB by which memory grows, in this process."""
+    grown = warm_up(job)
+    return 1e3 * duration(job), grown()
+
+
+def warm_up(job: Job) -> Callable[[], float]:
+    """Do a job; returns what tells the MB by which memory grew at most since then (Linux only)."""
+    job()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the job freed does not count as had
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = resident("VmRSS")
+    return lambda: (resident("VmHWM") - before) / 1024
+
+
 def duration(job: Job) -> float:
     """Seconds that a job takes."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
-
-
-def growth(job: Job) -> float:
-    """MB by which the resident set grows at most during a job (Linux only)."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier jobs freed does not count as had
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    job()
-    return (resident("VmHWM") - before) / 1024
 
 
 def resident(field: str) -> int:

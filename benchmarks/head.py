@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.classic import classic_loss, upsampled
-from benchmarks.common import Job, Row, Tables, compare, main
+from benchmarks.common import Job, Row, Tables, compare, main, measure
 from inference import SCALES
 from models.upsample import (
     average_upsampled_probabilities,
@@ -70,31 +70,34 @@ def prediction(argmax: str) -> Job:
     return partial(ARGMAXES[argmax], random_logits(150, 384, 384, batch=2), (384, 384))
 
 
-def average() -> Job:
-    """Labels of a photograph from several scales."""
-    logits = [random_logits(150, *(round(n * s) for n in PHOTOGRAPH)) for s in SCALES]
-    return partial(average_upsampled_probabilities, logits, PHOTOGRAPH)
-
-
-def growth(rounds: int) -> list[Row]:
+def growth() -> list[Row]:
     """Loss and gradient as pixels, and then classes, double four times."""
     sizes = [(384, 384), (384, 768), (768, 768), (768, 1536), (1536, 1536)]
     cases = [(150, *size) for size in sizes] + [(150 * 2**i, 384, 384) for i in range(1, 5)]
     rows = []
     for classes, height, width in cases:
-        job = partial(training, "`upsample_cross_entropy`", classes, height, width)
-        (row,) = compare({"": job}, rounds)
+        milliseconds, megabytes = measure(
+            training("`upsample_cross_entropy`", classes, height, width)
+        )
         values = classes * height * width
         rows.append(
             {
                 "pixels and classes": f"{height} x {width}, {classes} classes",
-                "median ms": row["median ms"],
-                "ns per pixel and class": 1e6 * row["median ms"] / values,
-                "extra MB": row["extra MB"],
+                "ms": milliseconds,
+                "ns per pixel and class": 1e6 * milliseconds / values,
+                "extra MB": megabytes,
                 "MB of the logits at full size": values * 4 / 2**20,
             }
         )
     return rows
+
+
+def photograph() -> list[Row]:
+    """Labels of a photograph from several scales."""
+    logits = [random_logits(150, *(round(n * s) for n in PHOTOGRAPH)) for s in SCALES]
+    milliseconds, megabytes = measure(partial(average_upsampled_probabilities, logits, PHOTOGRAPH))
+    size = "4000 x 6000, 150 classes"
+    return [{"pixels and classes": size, "ms": milliseconds, "extra MB": megabytes}]
 
 
 def tables(args: argparse.Namespace) -> Tables:
@@ -105,10 +108,8 @@ def tables(args: argparse.Namespace) -> Tables:
         "Labels, 2 x 150 x 48 x 48 to 384 x 384": compare(
             {name: partial(prediction, name) for name in ARGMAXES}, args.rounds
         ),
-        "Growth of loss and gradient": growth(args.rounds),
-        "Labels of a photograph from five scales": compare(
-            {"4000 x 6000, 150 classes": average}, rounds=1
-        ),
+        "Growth of loss and gradient": growth(),
+        "Labels of a photograph from five scales": photograph(),
     }
 
 

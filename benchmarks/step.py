@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
-from benchmarks.common import Contender, Job, Row, Tables, compare, main
+from benchmarks.common import Contender, Job, Row, Tables, compare, main, measure
 from models import ENCODERS, ModelBuilder, SegmentationModel
 from utils import keep_freed_memory, select_amp
 
@@ -145,11 +145,9 @@ def largest_batches() -> list[Row]:
             ("ours", ours),
             ("`--grad_checkpoint 1`", partial(ours, grad_checkpoint=True)),
         ):
-            jobs = {
-                str(n): partial(recipe, arch, "c1_bilinear", side=side, batch=n)
-                for n in (few, many)
-            }
-            less, more = (measured["extra MB"] for measured in compare(jobs, rounds=1))
+            less, more = (
+                measure(recipe(arch, "c1_bilinear", side=side, batch=n))[1] for n in (few, many)
+            )
             megabytes = 16 * (more - less) / (many - few)
             fixed = weights * 4 * 3 / 2**20  # weights, gradient, momentum
             fits = [int((2**10 * size - fixed) / megabytes) for size in GIGABYTES]
@@ -171,7 +169,9 @@ def tables(args: argparse.Namespace) -> Tables:
             recipes(*r34c1) | {"`--amp off --grad_checkpoint 1`": checkpointed}, args.rounds
         ),
         "Training step, resnet34_dilated8 + psp_bilinear": compare(
-            recipes(*r34psp) | installed("segmentation_models_pytorch", smp), args.rounds
+            {"`train.py --amp off`": partial(ours, *r34psp)}
+            | installed("segmentation_models_pytorch", smp),
+            args.rounds,
         ),
         "Training step, resnet50_dilated8 + psp_bilinear": compare(
             recipes(*r50psp) | installed("mit_semseg", mit) | fcn, args.rounds

@@ -14,7 +14,7 @@ from .decoders import BilinearDecoder
 from .upsample import upsample_cross_entropy
 from .windows import encode_in_windows
 
-WINDOW, OVERLAP = 1536, 256
+WINDOW, OVERLAP = 1536, 192
 WHOLE_PIXELS = 2**22
 
 
