@@ -110,7 +110,7 @@ def photograph() -> list[Row]:
     return [{"": "4000 x 6000, 150 classes", "s": seconds, "GB in all at most": peak}]
 
 
-def agreement(run_id: str, ckpt: str, pictures: int = 8) -> list[Row]:
+def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
     """Pixels of validation pictures to which a trained network gives the classic recipe's label."""
     config, *weights = find_run(ckpt, run_id, "_best.pth")
     data = SegmentationDataset(

@@ -18,8 +18,9 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
-from benchmarks.common import Contender, Job, Row, Tables, compare, main, measure
+from benchmarks.common import Contender, Job, Row, Tables, compare, main
 from models import ENCODERS, ModelBuilder, SegmentationModel
+from models.encoder import Encoder
 from utils import keep_freed_memory, select_amp
 
 CLASSES, SIDE, BATCH = 150, 384, 2
@@ -133,28 +134,49 @@ def installed(package: str, contenders: dict[str, Contender]) -> dict[str, Conte
 
 
 def largest_batches() -> list[Row]:
-    """Pictures that fit on a GPU, on paper: 16 times what one of a quarter of the side takes."""
-    side, few, many = SIDE // 4, 2, 6
+    """Pictures that fit on a GPU, on paper: what autograd keeps of a picture, counted."""
+    full_size = CLASSES * SIDE * SIDE * 4
     rows = []
     for arch in ENCODERS:
-        encoder, decoder = build(arch, "c1_bilinear")
+        with torch.device("meta"):
+            encoder, decoder = build(arch, "c1_bilinear")
         weights = sum(p.numel() for part in (encoder, decoder) for p in part.parameters())
+        whole, _ = kept_bytes(encoder, torch.float32)
+        half, half_checkpointed = kept_bytes(encoder, torch.bfloat16)
+        cases = {
+            # Log-probabilities, their gradient and that of the logits at full size come on top.
+            "classic": (whole + 3 * full_size, 12),  # bytes a weight: it, its gradient, momentum
+            "`--amp bf16`": (half, 14),  # and its rounded copy
+            "`--amp bf16 --grad_checkpoint 1`": (half_checkpointed, 14),
+        }
         row = {"encoder, with `c1_bilinear`": arch}
-        for name, recipe in (
-            ("classic", classic),
-            ("ours", ours),
-            ("`--grad_checkpoint 1`", partial(ours, grad_checkpoint=True)),
-        ):
-            less, more = (
-                measure(recipe(arch, "c1_bilinear", side=side, batch=n))[1] for n in (few, many)
-            )
-            megabytes = 16 * (more - less) / (many - few)
-            fixed = weights * 4 * 3 / 2**20  # weights, gradient, momentum
-            fits = [int((2**10 * size - fixed) / megabytes) for size in GIGABYTES]
-            row[f"{name}: MB a picture"] = megabytes
+        for name, (kept, weight_bytes) in cases.items():
+            fits = [(gb * 2**30 - weights * weight_bytes) // kept for gb in GIGABYTES]
+            row[f"{name}: MB a picture"] = kept / 2**20
             row[f"{name}: fit in {', '.join(map(str, GIGABYTES))} GB"] = ", ".join(map(str, fits))
         rows.append(row)
     return rows
+
+
+def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes that a picture's features take until the backward pass: all, or with checkpointing."""
+    encoder.to(dtype)
+    parameters = {p.untyped_storage()._cdata for p in encoder.parameters()}
+    x = torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device="meta")
+    inputs, insides, whole = [], [], {}
+    for block in encoder.blocks():
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
+            return kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            inputs.append(x.nbytes)
+            x = block(x)
+        kept = {key: tensor for key, tensor in kept.items() if key not in parameters}
+        insides.append(sum(tensor.nbytes for tensor in kept.values()))
+        whole |= kept  # a block's output is often kept by the next one, too
+    return sum(tensor.nbytes for tensor in whole.values()), sum(inputs) + max(insides)
 
 
 def tables(args: argparse.Namespace) -> Tables:
@@ -176,7 +198,7 @@ def tables(args: argparse.Namespace) -> Tables:
         "Training step, resnet50_dilated8 + psp_bilinear": compare(
             recipes(*r50psp) | installed("mit_semseg", mit) | fcn, args.rounds
         ),
-        "Largest batch of 384 x 384 pictures, in single precision": largest_batches(),
+        "Largest batch of 384 x 384 pictures, on paper": largest_batches(),
     }
 
 
