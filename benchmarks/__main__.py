@@ -33,7 +33,7 @@ def draw(results: Tables) -> Figure:
     """Bars: how many times as fast as the first of each table the others are."""
     compared = {title: rows for title, rows in results.items() if len(rows) > 1 and is_race(rows)}
     heights = [len(rows) for rows in compared.values()]
-    figure = Figure(figsize=(9, 0.32 * sum(heights) + 0.55 * len(heights)), layout="constrained")
+    figure = Figure(figsize=(10, 0.32 * sum(heights) + 0.55 * len(heights)), layout="constrained")
     panes = figure.subplots(len(compared), height_ratios=heights)
     for axes, (title, rows) in zip(panes, compared.items(), strict=True):
         names = [str(row["contender"]).replace("`", "") for row in rows]
@@ -43,7 +43,7 @@ def draw(results: Tables) -> Figure:
         ]
         bars = axes.barh(names, ratios, color=colours)
         axes.bar_label(bars, [f"{ratio:.2f} ×" for ratio in ratios], padding=3)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
         axes.set_xlim(0, 1.15 * max(ratios))
         axes.invert_yaxis()
         axes.xaxis.set_visible(False)
