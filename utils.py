@@ -59,7 +59,7 @@ def keep_freed_memory() -> None:
 
     By default, a block of 32 MB or more, such as a layer's features, goes back to the system when
     it is freed. That clears each of its pages when it is asked for anew, and a training step on a
-    CPU takes a fifth more time.
+    CPU takes up to a fifth more time.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     with suppress(OSError, AttributeError):
