@@ -1,7 +1,9 @@
 """Names and colours of the classes, from a table or made up, and label maps in these colours."""
 
 import csv
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import scipy.io
 from utils import UserError
 
 ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
+LONGEST_NAME = 200  # characters, which a panel's legend has to hold in one line
 
 
 @dataclass(frozen=True)
@@ -41,32 +44,41 @@ def read_classes(path: str, num_class: int) -> Classes:
     table = Path(__file__).parent / path if path == ADE20K_CLASSES else Path(path)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            # A row too many tells as much as all of a table that goes on and on.
+            rows = list(islice(csv.DictReader(file, restval=""), num_class + 1))
         indices = [int(row["index"]) for row in rows]
         names = [row["name"] for row in rows]
         colours = [[int(row[channel]) for channel in "rgb"] for row in rows]
         palette = np.array([[0, 0, 0], *colours], dtype=np.uint8)
     except OSError as error:
         raise UserError(f"--list_class {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (csv.Error, KeyError, ValueError, OverflowError) as error:
         raise UserError(
             f"--list_class {path}: not a table of index,name,r,g,b ({error})"
         ) from error
     if indices != list(range(1, num_class + 1)):
         raise UserError(f"--list_class {path} does not list the classes 1…{num_class} in order")
+    for name in names:
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise UserError(f"--list_class {path}: {name!r:.80} is no plain and short name")
     return Classes(names, palette)
 
 
 def read_palette(path: str, num_class: int) -> np.ndarray:
     """The colours (num_class+1 x 3, uint8, row 0 black) of a MATLAB file such as color150.mat."""
     try:
-        colours = scipy.io.loadmat(path)["colors"]
+        # In a process of its own, as some damaged files crash SciPy.
+        with ProcessPoolExecutor(1) as pool:
+            content = pool.submit(scipy.io.loadmat, path, variable_names=["colors"]).result()
+        colours = np.asarray(content["colors"]).astype(np.float64, casting="same_kind")
     except Exception as error:  # SciPy has a dozen classes for what may be wrong with a file
         raise UserError(f"--list_class {path}: no MATLAB file with `colors` ({error})") from error
     if colours.shape != (num_class, 3):
         raise UserError(
             f"--list_class {path} has colours for {len(colours)} classes, not {num_class}"
         )
+    if not ((colours >= 0) & (colours <= 255)).all():
+        raise UserError(f"--list_class {path} has colours that are not within 0…255")
     return np.vstack([np.zeros((1, 3)), colours]).astype(np.uint8)
 
 

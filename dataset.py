@@ -5,9 +5,13 @@ to the network, so that a quarter of the bytes travel.
 """
 
 import io
+import math
 import os
 import random
-from collections.abc import Iterator
+import re
+import signal
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,12 +21,26 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils import UserError, keep_freed_memory
+from utils import STOP_SIGNALS, UserError, keep_freed_memory
 
 Item = tuple[Tensor, Tensor, str]
+Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
+
+MAX_LOOKED_UP = (
+    100_000  # pictures, evenly taken from a longer list, that must be there at the start
+)
+MAX_PIXELS = 2**28  # of a picture or label; decoded in colour, they take 0.8 GB
+MAX_BYTES = 8 * MAX_PIXELS  # of a file; no more than four channels of 16 bits are ever stored
 
 PNG_SIGNATURE, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
+# A marker that a segment with a length follows; SOF, with the size, is any of JPEG_FRAMES.
+JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xda-\xfe])")
+JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
+
+
+class UnreadableError(UserError):
+    """A file that cannot be read or decoded."""
 
 
 class SegmentationDataset(Dataset):
@@ -47,16 +65,13 @@ class SegmentationDataset(Dataset):
     def __init__(
         self, list_file: str, root_img: str, root_seg: str, num_class: int, limit: int = -1
     ):
-        self.names = read_list(list_file)
-        if limit != -1:
-            self.names = self.names[:limit]
+        self.list_file = list_file
+        self.names = read_list(list_file, limit)
         self.root_img = Path(root_img)
         self.root_seg = Path(root_seg)
         self.num_class = num_class
-        for name in self.names:
-            if os.path.isabs(name) or ".." in Path(name).parts:
-                raise UserError(f"{list_file} names {name}, which is no path within --root_img")
-        files = [path for i in range(len(self)) for path in self.paths(i)]
+        looked_up = range(0, len(self), math.ceil(len(self) / MAX_LOOKED_UP))
+        files = [path for i in looked_up for path in self.paths(i)]
         absent = [str(path) for path in files if not os.path.isfile(path)]
         if absent:
             raise UserError(
@@ -73,8 +88,14 @@ class SegmentationDataset(Dataset):
         return to_item(picture, label, self.names[index])
 
     def paths(self, index: int) -> tuple[Path, Path]:
-        """The files of a picture and its label."""
+        """The files of a picture and its label.
+
+        Raises:
+            UserError: they would be elsewhere than in the folders.
+        """
         name = self.names[index]
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(f"{self.list_file} names {name}, which is no path within --root_img")
         return self.root_img / name, self.root_seg / f"{os.path.splitext(name)[0]}.png"
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,23 +139,39 @@ class CropDataset(SegmentationDataset):
 
 class TrainDataset(CropDataset):
     """Random crops at 0.5 to 1.5 of the pictures' scale, but never larger than a picture, half of
-    them mirrored. Item (epoch, index) is the same whoever asks for it and whenever."""
+    them mirrored. Item (epoch, index, counts) is the same whoever asks for it and whenever; unless
+    it counts, its label is all unlabelled.
+
+    An item has a fourth part: why its picture, or its label, could not be read, so that it is of
+    another one of the epoch; or else "".
+    """
 
     def __init__(self, *args, seed: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:
+        epoch, index, counts = key
         rng = random.Random(f"{self.seed} {epoch} {index}")  # a fifth of the time NumPy's takes
-        picture, label = self.load(index)
+        defect = ""
+        while True:
+            try:
+                picture, label = self.load(index)
+                break
+            except UnreadableError as error:
+                if defect:
+                    raise  # two in a row are no accident
+                defect = str(error)
+                index = rng.randrange(len(self))
         height, width = label.shape
         side = min(round(self.imgSize / rng.uniform(0.5, 1.5)), height, width)
         y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
         picture, label = self.crop(picture, label, y, x, side)
         if rng.random() < 0.5:
             picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)
-        return to_item(picture, label, self.names[index])
+        if not counts:
+            label = np.zeros_like(label) - 1
+        return *to_item(picture, label, self.names[index]), defect
 
 
 class ValDataset(CropDataset):
@@ -148,35 +185,55 @@ class ValDataset(CropDataset):
         return to_item(picture, label, self.names[index])
 
 
-class EpochSampler(Sampler):
-    """The keys (epoch, index) of a `TrainDataset`, in an order that is new in every epoch."""
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of a `TrainDataset`'s keys for one of `world` processes, newly ordered every epoch.
 
-    def __init__(self, length: int, seed: int):
+    `world` · `batch_size` consecutive pictures are shared out among the processes. Where there are
+    not enough for all, in the end, the others get one that does not count.
+
+    Attributes:
+        epoch: the one to go through.
+        start: how many of its pictures to leave out, as they have been trained on.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         self.length = length
+        self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 1
+        self.start = 0
 
     def __len__(self) -> int:
-        return self.length
+        return math.ceil((self.length - self.start) / (self.batch_size * self.world))
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return ((self.epoch, index) for index in order.tolist())
+        for begin in range(self.start, self.length, self.batch_size * self.world):
+            batch = order[begin : begin + self.batch_size * self.world].tolist()
+            share = batch[self.rank :: self.world]
+            yield [(self.epoch, i, True) for i in share] or [(self.epoch, batch[0], False)]
 
 
 def make_loader(
-    dataset: Dataset, workers: int, batch_size: int | None = 1, sampler: Sampler | None = None
+    dataset: Dataset,
+    workers: int,
+    batch_size: int | None = 1,
+    sampler: Iterable[int] | None = None,
+    batch_sampler: Sampler | None = None,
 ) -> DataLoader:
     """A DataLoader with `workers` processes, but not more than there are cores.
 
-    It gives (pictures B x 3 x H x W, labels B x H x W, names), or items if `batch_size` is None.
+    It gives (pictures B x 3 x H x W, labels B x H x W, names, …), or items if `batch_size` is None.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(workers, cores)
     return DataLoader(
         dataset,
-        batch_size,
+        batch_size if batch_sampler is None else 1,
         sampler=sampler,
+        batch_sampler=batch_sampler,
         collate_fn=None if batch_size is None else collate,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
@@ -186,39 +243,75 @@ def make_loader(
 
 
 def prepare_worker(_: int) -> None:
-    """One thread a worker, no messages of OpenCV's beside our own, and pictures' memory kept."""
+    """One thread a worker, no messages of OpenCV's beside our own, and pictures' memory kept.
+
+    Signals that mean the whole training are for its main process to answer.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     keep_freed_memory()
 
 
-def collate(items: list[Item]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def collate(items: list[tuple]) -> tuple:
     """A batch, whose pictures keep the channels last, as decoding gives and convolutions want."""
-    pictures, labels, names = zip(*items, strict=True)
+    pictures, labels, *texts = zip(*items, strict=True)
     batch = torch.stack([picture.permute(1, 2, 0) for picture in pictures])  # B x H x W x 3
-    return batch.permute(0, 3, 1, 2), torch.stack(labels), names
+    return batch.permute(0, 3, 1, 2), torch.stack(labels), *texts
 
 
-def read_list(path: str) -> list[str]:
-    """The lines of a list file, without empty ones.
+class Names(Sequence[str]):
+    """The lines of a text, without those that are blank, each without the blanks around it.
+
+    They stay the bytes they are: ten million strings would take a gigabyte and more, which each
+    worker would come to copy, as looking at a string changes its count of references.
+    """
+
+    def __init__(self, content: bytes):
+        self.content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n") + b"\n"
+        values = np.frombuffer(self.content, np.uint8)
+        ends = np.flatnonzero(values == ord("\n"))
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        visible = np.logical_or.reduceat(values > ord(" "), starts)
+        self.bounds = np.stack([starts, ends], axis=1)[visible]
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __getitem__(self, index: int) -> str:
+        start, end = self.bounds[index]
+        return self.content[start:end].strip().decode()
+
+
+def read_list(path: str, limit: int = -1) -> Names:
+    """The lines of a list file, without empty ones; only the first `limit` unless that is -1.
 
     Raises:
         UserError: there is no such file, or it names nothing.
     """
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        content = Path(path).read_bytes()
+        content.decode()
     except OSError as error:
         raise UserError(f"cannot read the list {path}: {error.strerror}; {WHERE_FROM}") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # of its content or, where settings are damaged, of its name
         raise UserError(f"the list {path} is no text in UTF-8, naming a picture a line") from error
-    names = [name.strip() for name in names if name.strip()]
+    names = Names(content)
     if not names:
         raise UserError(f"the list {path} is empty: it should name a picture a line")
+    if limit != -1:
+        names.bounds = names.bounds[:limit]
     return names
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """A picture of any format that OpenCV knows, H x W x 3, RGB uint8, turned as its EXIF says."""
+    """A picture of any format that OpenCV knows, H x W x 3, RGB uint8, turned as its EXIF says.
+
+    Raises:
+        UserError: the file cannot be decoded, or promises more than `MAX_PIXELS`. A JPEG that was
+            changed after its header, but not cut short, may look wrong instead: it has no checksum.
+    """
     return decode(read_bytes(path), path, cv2.IMREAD_COLOR_RGB)
 
 
@@ -228,16 +321,18 @@ def read_label(path: str | Path, num_class: int) -> np.ndarray:
     The file holds the classes from 1, 0 = unlabelled, as shades of grey or indices of a palette.
 
     Raises:
-        UserError: the file cannot be decoded, is in colour, or holds a value above num_class.
+        UserError: the file is no PNG of a single channel, cannot be decoded, promises more than
+            `MAX_PIXELS`, or holds a value above num_class.
     """
     content = read_bytes(path)
+    if not content.startswith(PNG_SIGNATURE):
+        raise UserError(f"{path} is not a picture in PNG, as labels are: damaged or foreign")
     label = decode(content, path, cv2.IMREAD_UNCHANGED)
-    if content[:8].tobytes() == PNG_SIGNATURE:
-        depth, colour_type = content[24:26].tolist()
-        if colour_type == PNG_PALETTE:
-            label = np.asarray(Image.open(io.BytesIO(content)))  # OpenCV gives the colours
-        elif depth < 8:
-            label = label // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
+    depth, colour_type = content[24:26]
+    if colour_type == PNG_PALETTE:
+        label = palette_indices(content, path)
+    elif depth < 8:
+        label = label // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
     if label.ndim != 2:
         raise UserError(f"{path} is a colour picture: labels are class indices in a single channel")
     if label.max() > num_class:
@@ -248,33 +343,83 @@ def read_label(path: str | Path, num_class: int) -> np.ndarray:
     return label.astype(np.uint8 if num_class <= 255 else np.int32) - 1
 
 
-def read_bytes(path: str | Path) -> np.ndarray:
+def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        UserError: it cannot be read.
+        UnreadableError: it cannot be read, or has more than `MAX_BYTES`.
     """
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        if os.path.getsize(path) > MAX_BYTES:
+            raise UnreadableError(f"{path} has more than {MAX_BYTES:,} bytes")
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UnreadableError(f"cannot read {path}: {error.strerror}") from error
 
 
-def decode(content: np.ndarray, path: str | Path, flags: int) -> np.ndarray:
+def decode(content: bytes, path: str | Path, flags: int) -> np.ndarray:
     """What OpenCV makes of the content of the file `path`.
 
     Raises:
-        UserError: it is not a whole picture.
+        UnreadableError: it is not a whole picture, or promises more than `MAX_PIXELS`.
     """
+    pixels = promised_pixels(content)
+    if pixels > MAX_PIXELS:
+        raise UnreadableError(f"{path} promises {pixels:,} pixels; scale it down to {MAX_PIXELS:,}")
     try:
-        image = cv2.imdecode(content, flags)
-    except cv2.error:  # an empty file, or a header that promises more pixels than OpenCV allows
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:  # an empty file, or a format of which OpenCV alone knows the size
         image = None
     if image is None:
-        raise UserError(
+        raise UnreadableError(
             f"{path} is not a picture that can be decoded: damaged, cut short or foreign"
         )
     return image
+
+
+def promised_pixels(content: bytes) -> int:
+    """How many pixels the header of a JPEG, PNG, BMP or extended WebP promises, 0 = not known.
+
+    A plain WebP holds no more than `MAX_PIXELS`; of any other format OpenCV itself refuses 2**30.
+    """
+    try:
+        if content.startswith(PNG_SIGNATURE):
+            sides = struct.unpack_from(">II", content, 16)
+        elif content.startswith(b"BM"):
+            sides = struct.unpack_from("<HH" if content[14] == 12 else "<ii", content, 18)
+        elif content[8:16] == b"WEBPVP8X":
+            sides = [int.from_bytes(content[i : i + 3], "little") + 1 for i in (24, 27)]
+        elif content.startswith(b"\xff\xd8"):
+            sides = struct.unpack_from(">HH", content, frame_header(content) + 5)
+        else:
+            return 0
+    except (IndexError, struct.error):  # cut short
+        return 0
+    return abs(sides[0] * sides[1])  # a BMP of negative height has its first row on top
+
+
+def frame_header(content: bytes) -> int:
+    """Where the segment SOF of a JPEG is: no earlier one, such as a thumbnail's, counts."""
+    at = 2
+    while found := JPEG_SEGMENT.search(content, at):
+        at = found.start()
+        if found[1][0] in JPEG_FRAMES:
+            return at
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return len(content)
+
+
+def palette_indices(content: bytes, path: str | Path) -> np.ndarray:
+    """The indices H x W of a PNG with a palette, of which OpenCV gives the colours.
+
+    Raises:
+        UserError: it is not whole.
+    """
+    try:
+        return np.asarray(Image.open(io.BytesIO(content)))
+    except Exception as error:  # Pillow has half a dozen classes for what may be wrong with a file
+        raise UnreadableError(f"{path} cannot be decoded: {error}") from error
 
 
 def to_item(picture: np.ndarray, label: np.ndarray, name: str) -> Item:

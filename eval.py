@@ -3,6 +3,7 @@
     python eval.py --id ID                               # the run's own validation list
     python eval.py --id ID --scales 1 --visualize 1      # one scale; panels in RESULT/ID
     python eval.py --id ID --suffix _epoch_20.pth --num_val 100
+    torchrun --nproc_per_node 4 eval.py --id ID          # a quarter of the pictures each
 
 Architecture, classes and lists are the run's own unless given. The scores, each at the label's own
 size, also go to RESULT/ID/scores.json.
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import check_writable, find_run, write_whole
+from checkpoint import check_writable, find_run, text, write_whole
 from classes import Classes, read_classes
 from dataset import SegmentationDataset, make_loader
+from distributed import Team
 from inference import SCALES, batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
@@ -29,11 +31,11 @@ from utils import (
     result_names,
     run_script,
     select_amp,
-    select_device,
 )
 from visualize import panel
 
 TELL_SECONDS = 10  # between signs of life
+WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a process that died
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,23 +60,32 @@ def main() -> None:
     args = parse_args()
     config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
     complete(args, config)
-    device = select_device(args.device)
-    folder = Path(args.result) / args.id
-    check_writable("--result", folder)
-    classes = read_classes(args.list_class, args.num_class)
-    dataset = SegmentationDataset(
-        args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val
-    )
+    team = Team(args.device, WAIT)
+    with team.watch(), team.one_voice():
+        evaluate(args, encoder_file, decoder_file, team)
+    team.close()
 
-    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
-    decoder = ModelBuilder.build_decoder(
-        args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
-    )
-    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).freeze().to(device)
+
+def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, team: Team) -> None:
+    """Score this process's share of the pictures, and report the scores of all."""
+    folder = Path(args.result) / args.id
+    with team.agree():
+        check_writable("--result", folder)
+        classes = read_classes(args.list_class, args.num_class)
+        dataset = SegmentationDataset(
+            args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val
+        )
+        encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
+        decoder = ModelBuilder.build_decoder(
+            args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
+        )
+        model = SegmentationModel(encoder, decoder, select_amp(args.amp, team.device))
+        model = model.freeze().to(team.device)
 
     results = result_names(dataset.names)
-    confusion = ConfusionMatrix(args.num_class, device)
-    loader = make_loader(dataset, args.workers, batch_size=None)
+    confusion = ConfusionMatrix(args.num_class, team.device)
+    share = range(team.rank, len(dataset), team.size)
+    loader = make_loader(dataset, args.workers, batch_size=None, sampler=share)
     done, told = 0, time.time()
     for batch in batch_by_size(loader, args.batch_size):
         images, labels, names = zip(*batch, strict=True)
@@ -83,7 +94,7 @@ def main() -> None:
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
         predictions = predict(model, images, size, args.imgSize, args.scales)
-        confusion.update(predictions, labels.to(device))
+        confusion.update(predictions, labels.to(team.device))
         if args.visualize:
             folder.mkdir(parents=True, exist_ok=True)
             for i, name in enumerate(names):
@@ -92,13 +103,15 @@ def main() -> None:
                 panel(picture, maps, classes).save(folder / f"{results[name]}.png")
         done += len(batch)
         if time.time() - told > TELL_SECONDS:
-            print(f"{done} of {len(dataset)} pictures")
+            print(f"{done} of {len(share)} pictures")
             told = time.time()
 
-    scores = confusion.scores()
-    write_scores(folder / "scores.json", scores, classes, args, done)
-    print_scores(scores, classes)
-    print(f"{done} pictures; scores: {folder / 'scores.json'}")
+    team.add_up(confusion.counts)
+    if team.rank == 0:
+        scores = confusion.scores()
+        write_scores(folder / "scores.json", scores, classes, args, len(dataset))
+        print_scores(scores, classes)
+        print(f"{len(dataset)} pictures; scores: {folder / 'scores.json'}")
 
 
 def print_scores(scores: Scores, classes: Classes) -> None:
@@ -140,8 +153,7 @@ def write_scores(
         "classes": per_class,
         "settings": vars(args),
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+    write_whole(path, text(json.dumps(report, indent=2, ensure_ascii=False) + "\n"))
 
 
 if __name__ == "__main__":

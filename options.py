@@ -42,7 +42,8 @@ SHARED = {
     "fc_dim": dict(
         type=positive, help="width of the features; another than the encoder's is an error"
     ),
-    "num_class": dict(type=positive, default=150, help="number of classes"),
+    # Labels have at most 16 bits.
+    "num_class": dict(type=within(int, 1, 2**16), default=150, help="number of classes"),
     "list_class": dict(
         default=ADE20K_CLASSES,
         help="class names and colours: a CSV of index,name,r,g,b, or a .mat palette; other numbers "
@@ -111,7 +112,8 @@ class Parser(argparse.ArgumentParser):
             self.shared(name, default=None, help=help)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists all flags)\n")
+        line = UserError(f"{message} (--help lists all flags)")
+        self.exit(2, f"{self.prog}: error: {line}\n")
 
 
 def complete(args: argparse.Namespace, config: dict) -> None:

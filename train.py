@@ -4,33 +4,56 @@
     python train.py --arch_encoder resnet50_dilated8 --arch_decoder psp_bilinear --num_gpus 4
     python train.py --id mine --num_class 11 --list_train mine/train.txt --list_val mine/val.txt \\
         --root_img mine/images --root_seg mine/annotations
+    python train.py --resume mine                      # after whatever ended it
 
 A run lives in CKPT/ID: settings, weights, history and curves; its panels are in VIS/ID.
 """
 
 import argparse
 import math
+import os
 import shlex
+import signal
+import sys
 import time
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from checkpoint import check_writable, new_run, save_config, save_history, save_weights
+from checkpoint import (
+    Progress,
+    Run,
+    check_writable,
+    existing_run,
+    is_run,
+    new_run,
+    read_config,
+    run_file,
+    run_folder,
+    write_whole,
+)
 from classes import Classes, read_classes
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
+from distributed import Team, is_launched, launch
+from faults import count_skipped, count_unreadable, refuse_loss
 from inference import MIN_SIDE
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.upsample import upsample_argmax, upsample_cross_entropy
+from optim import adjust_learning_rates, freeze_batchnorm, make_optimizer
 from options import Parser, positive, within
 from utils import (
     AverageMeter,
     ConfusionMatrix,
     Scores,
+    StopRequest,
     UserError,
     is_labelled,
     result_names,
@@ -38,14 +61,26 @@ from utils import (
     select_amp,
     select_device,
 )
-from visualize import panel, plot_history
+from visualize import history_figures, panel
 
 NUM_PANELS = 4  # validation pictures that are drawn at every validation
+FEW_PICTURES = 16  # on a GPU: their statistics are too noisy for BatchNorm
+# What a resumed training must have in common with what it was: all that its network depends on.
+FIXED = (
+    *("arch_encoder", "arch_decoder", "weights_encoder", "weights_decoder", "fc_dim", "num_class"),
+    *("batch_size_per_gpu", "accumulate", "num_epoch", "optim", "lr_encoder", "lr_decoder"),
+    *("lr_pow", "beta1", "weight_decay", "fix_bn", "sync_bn", "imgSize", "segSize", "amp", "seed"),
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     parser.shared("id", help="name of the run (default: composed from the settings)")
+    parser.add_argument(
+        "--resume",
+        metavar="ID",
+        help="go on with a run, an id or a folder; 1 = with that of --id, or start it if it is new",
+    )
     parser.shared("arch_encoder", "arch_decoder")
     parser.add_argument(
         "--weights_encoder",
@@ -73,6 +108,21 @@ def parse_args() -> argparse.Namespace:
         default=16,
         help="pictures a GPU (or the CPU) and step",
     )
+    parser.add_argument(
+        "--accumulate", type=positive, default=1, help="batches whose gradients make up a step"
+    )
+    parser.add_argument(
+        "--parallel",
+        default="ddp",
+        choices=("ddp", "dp"),
+        help="several GPUs: ddp = a process for each, dp = all in one process, which is slower",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=within(float, 1),
+        default=600,
+        help="seconds that a process waits for another before the training ends",
+    )
     parser.add_argument("--num_epoch", type=positive, default=100, help="epochs to train for")
     parser.add_argument(
         "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
@@ -93,6 +143,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"
     )
+    parser.add_argument(
+        "--sync_bn",
+        type=int,
+        choices=(0, 1),
+        help="1 = BatchNorm over the batches of all GPUs (default: where each has less than 16)",
+    )
 
     parser.shared("num_val", default=128)
     parser.shared("workers")
@@ -112,7 +168,20 @@ def parse_args() -> argparse.Namespace:
         help="1 = compute the encoder twice rather than remember it: slower, in less memory",
     )
     parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
+    parser.add_argument(
+        "--deterministic",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = the same bits from the same seed on GPUs, too, at some cost in speed",
+    )
     parser.shared("ckpt")
+    parser.add_argument(
+        "--ckpt_minutes",
+        type=within(float, 0),
+        default=30,
+        help="minutes between saves within an epoch",
+    )
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
     parser.add_argument("--disp_iter", type=positive, default=20, help="iterations between lines")
     parser.add_argument("--eval_epoch", type=positive, default=1, help="epochs between validations")
@@ -121,6 +190,8 @@ def parse_args() -> argparse.Namespace:
     )
 
     args = parser.parse_args()
+    if is_launched():
+        args.num_gpus = int(os.environ["WORLD_SIZE"])
     args.id = args.id or (
         f"baseline-{args.arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
         f"-batchSize{args.num_gpus * args.batch_size_per_gpu}"
@@ -128,81 +199,165 @@ def parse_args() -> argparse.Namespace:
         f"-lr_encoder{args.lr_encoder}-lr_decoder{args.lr_decoder}"
         f"-epoch{args.num_epoch}-decay{args.weight_decay}"
     )
+    return resumed(parser, args) if args.resume else args
+
+
+def resumed(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
+    """The settings of the run to go on with, but for those that are given and may change.
+
+    Raises:
+        UserError: there is no such run, or it would become another one.
+    """
+    if args.resume == "1":
+        folder = run_folder(args.ckpt, args.id)
+        if not is_run(folder):
+            return args
+    elif os.path.basename(args.resume) == args.resume:
+        folder = existing_run(args.ckpt, args.resume, "--resume")
+    else:
+        path = Path(os.path.abspath(args.resume))
+        folder = existing_run(str(path.parent), path.name, "--resume")
+    config = read_config(run_file(folder, "config.json"))
+    flags = [
+        f"--{name}={config[name]}"
+        for name in vars(args)
+        if name != "resume" and config.get(name) is not None
+    ]
+    before = parser.parse_args(flags)
+    args = parser.parse_args([*flags, *sys.argv[1:]])
+    changed = [f"--{name}" for name in FIXED if getattr(args, name) != getattr(before, name)]
+    if changed:
+        raise UserError(
+            f"{' '.join(changed)} would make {folder} another run; leave out what it was begun with"
+        )
+    args.ckpt, args.id = str(folder.parent), folder.name
+    if is_launched():
+        args.num_gpus = int(os.environ["WORLD_SIZE"])
     return args
 
 
 def main() -> None:
     args = parse_args()
-    device = select_device(args.device)
-    gpus = torch.cuda.device_count()
-    usable = gpus if device.type == "cuda" and not device.index else 1
-    if args.num_gpus > usable:
-        raise UserError(
-            f"--num_gpus {args.num_gpus}: this machine has {gpus} GPUs; use --num_gpus {usable}"
+    if args.num_gpus > 1 and args.parallel == "ddp" and not is_launched():
+        check_gpus(args.num_gpus, select_device(args.device))
+        return launch(args.num_gpus)
+    team = Team(args.device, args.timeout)
+    with team.watch(), team.one_voice():
+        train(args, team)
+    team.close()
+
+
+def train(args: argparse.Namespace, team: Team) -> None:
+    """Train as one of a team: data, network and what there is of the run; then the epochs."""
+    with team.agree():
+        if not is_launched():
+            check_gpus(args.num_gpus, team.device)
+        if args.fix_bn and args.weights_encoder == "none":
+            raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
+        resuming = bool(args.resume) and is_run(run_folder(args.ckpt, args.id))
+        folder = run_folder(args.ckpt, args.id) if resuming else new_run(args.ckpt, args.id)
+        check_writable("--ckpt", folder)
+        check_writable("--vis", Path(args.vis) / args.id)
+        if args.compile:
+            check_compiler(args, team.device)
+        classes = read_classes(args.list_class, args.num_class)
+        torch.manual_seed(args.seed)
+        # All crops are of one size: worth finding what is best for it. Without --amp, convolutions
+        # take TF32 where a GPU has it, as is torch's default, but never the head.
+        torch.backends.cudnn.benchmark = not args.deterministic
+        if args.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+            torch.use_deterministic_algorithms(True, warn_only=True)
+
+        data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
+        crop = dict(imgSize=args.imgSize, segSize=args.segSize)
+        train_set = TrainDataset(args.list_train, **data, **crop, seed=args.seed)
+        val_set = ValDataset(args.list_val, **data, **crop, limit=args.num_val)
+        batch_size = args.batch_size_per_gpu * (args.num_gpus if args.parallel == "dp" else 1)
+        sampler = EpochSampler(len(train_set), batch_size, args.seed, team.rank, team.size)
+        train_loader = make_loader(train_set, args.workers, batch_sampler=sampler)
+        share = range(team.rank, len(val_set), team.size)
+        val_loader = make_loader(val_set, args.workers, batch_size, sampler=share)
+
+        # A run that is resumed has weights, and other processes are given those of rank 0.
+        fresh = team.rank == 0 and not resuming
+        encoder = ModelBuilder.build_encoder(
+            args.arch_encoder, args.fc_dim, args.weights_encoder if fresh else "none"
         )
-    if args.fix_bn and args.weights_encoder == "none":
-        raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
-    folder, vis = new_run(args.ckpt, args.id), Path(args.vis) / args.id
-    check_writable("--ckpt", folder)
-    check_writable("--vis", vis)
-    if args.compile:
-        check_compiler(args, device)
-    classes = read_classes(args.list_class, args.num_class)
-    torch.manual_seed(args.seed)
-    # All crops are of one size: worth finding what is best for it. Without --amp, convolutions take
-    # TF32 where a GPU has it, as is torch's default, while the head stays in single precision.
-    torch.backends.cudnn.benchmark = True
+        encoder.grad_checkpoint = bool(args.grad_checkpoint)
+        decoder = ModelBuilder.build_decoder(
+            *(args.arch_decoder, encoder.fc_dim, args.num_class, args.segSize),
+            weights=args.weights_decoder if fresh else "",
+        )
+        amp = select_amp(args.amp, team.device)
+        model: nn.Module = SegmentationModel(encoder, decoder, amp).to(team.device)
+        if args.fix_bn:
+            freeze_batchnorm(model)
+        if team.size > 1 and wants_sync_bn(args, team.device):
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        scaler = GradScaler(team.device.type, enabled=amp == torch.float16)
+        optimizer = make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled())
+        config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
+        progress = Progress(total=len(train_set))
+        run = Run(folder, config, encoder, decoder, optimizer, scaler, progress, team.rank == 0)
+        if resuming:
+            config["weights_used"] = read_config(run_file(folder, "config.json")).get(
+                "weights_used"
+            )
+            run.load()
+            if run.progress.total != len(train_set):
+                raise UserError(
+                    f"{args.list_train} names {len(train_set)} pictures, but {folder} was begun "
+                    f"with {run.progress.total}"
+                )
 
-    data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
-    crop = dict(imgSize=args.imgSize, segSize=args.segSize)
-    train_set = TrainDataset(args.list_train, **data, **crop, seed=args.seed)
-    val_set = ValDataset(args.list_val, **data, **crop, limit=args.num_val)
-    sampler = EpochSampler(len(train_set), args.seed)
-    batch_size = args.num_gpus * args.batch_size_per_gpu
-    train_loader = make_loader(train_set, args.workers, batch_size=batch_size, sampler=sampler)
-    val_loader = make_loader(val_set, args.workers, batch_size=batch_size)
-
-    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, args.weights_encoder)
-    encoder.grad_checkpoint = bool(args.grad_checkpoint)
-    decoder = ModelBuilder.build_decoder(
-        args.arch_decoder, encoder.fc_dim, args.num_class, args.segSize, args.weights_decoder
-    )
-    amp = select_amp(args.amp, device)
-    model: nn.Module = SegmentationModel(encoder, decoder, amp).to(device)
-    if args.num_gpus > 1:
+        # A broken validation file should show now rather than after an epoch.
+        labelled = any([is_labelled(labels, args.num_class).any() for _, labels, _ in val_loader])
+    some_labelled = any(team.gather(labelled))
+    with team.agree():
+        if not some_labelled:
+            raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
+    if args.num_gpus > 1 and args.parallel == "dp":
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
+    model = team.wrap(model)
     if args.compile:
         model.compile()
-    scaler = GradScaler(device.type, enabled=amp == torch.float16)
-    optimizer = make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled())
 
-    # A broken validation file should show now rather than after an epoch.
-    labelled = [is_labelled(labels, args.num_class).any() for _, labels, _ in val_loader]
-    if not any(labelled):
-        raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
-
-    config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
     print(f"{len(train_set)} training and {len(val_set)} validation pictures; results: {folder}")
-    history: list[dict[str, float]] = []
-    best = -1.0
-    for epoch in range(1, args.num_epoch + 1):
-        sampler.epoch = epoch
-        start = time.time()
-        train_loss = train_one_epoch(model, train_loader, optimizer, scaler, epoch, args, device)
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"the loss of epoch {epoch} is {train_loss}: lower --lr_encoder and --lr_decoder; "
-                f"weights up to epoch {epoch - 1} stay in {folder}"
-            )
-        row = {"epoch": epoch, "train_loss": train_loss, "seconds": time.time() - start}
-        save_weights(folder, "_latest.pth", encoder, decoder)
-        if epoch == 1:
-            save_config(folder, config)
-        if epoch % args.ckpt_epoch == 0:
-            save_weights(folder, f"_epoch_{epoch}.pth", encoder, decoder)
+    if resuming:
+        progress = run.progress
+        print(f"Going on in epoch {progress.epoch} after {progress.pictures} of its pictures")
+    with StopRequest() as stop:
+        train_epochs(model, train_loader, val_loader, run, classes, args, team, stop)
+    print(f"Best validation mIoU: {run.progress.best:.2%}. To score it at several scales:")
+    print(shlex.join(["python", "eval.py", "--id", args.id, "--ckpt", args.ckpt]))
 
+
+def train_epochs(
+    model: nn.Module,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+    run: Run,
+    classes: Classes,
+    args: argparse.Namespace,
+    team: Team,
+    stop: StopRequest,
+) -> None:
+    """Train to the last epoch, with validations and saves between."""
+    progress, folder = run.progress, run.folder
+    while progress.epoch <= args.num_epoch:
+        epoch = progress.epoch
+        train_one_epoch(model, train_loader, run, args, team, stop)
+        row = {
+            "epoch": epoch,
+            "train_loss": progress.loss / max(progress.scored, 1),
+            "seconds": progress.seconds,
+        }
+        suffixes = [f"_epoch_{epoch}.pth"] if epoch % args.ckpt_epoch == 0 else []
         if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
-            val_loss, scores = validate(model, val_loader, epoch, classes, vis, device)
+            run.save()  # so that whatever happens to the validation costs no training
+            team.share_buffers(model)
+            val_loss, scores = validate(model, val_loader, epoch, classes, args, team, stop)
             print(
                 f"Epoch: [{epoch}], validation: Loss: {val_loss:.4f}, "
                 f"Accuracy: {scores.pixel_accuracy:.2%}, mIoU: {scores.mean_iou:.2%}"
@@ -210,57 +365,100 @@ def main() -> None:
             row["val_loss"] = val_loss
             row["pixel_accuracy"] = scores.pixel_accuracy
             row["mean_iou"] = scores.mean_iou
-            if scores.mean_iou > best:
-                best = scores.mean_iou
-                save_weights(folder, "_best.pth", encoder, decoder)
-        history.append(row)
-        save_history(folder, history)
-        plot_history(history, folder)
-
-    print(f"Best validation mIoU: {best:.2%}. To score the best weights at several scales:")
-    print(shlex.join(["python", "eval.py", "--id", args.id, "--ckpt", args.ckpt]))
+            if scores.mean_iou > progress.best:
+                progress.best = scores.mean_iou
+                suffixes.append("_best.pth")
+        if progress.replaced or progress.skipped:
+            print(
+                f"Epoch: [{epoch}], unreadable pictures that were replaced: {progress.replaced}, "
+                f"steps that the gradient scaler skipped: {progress.skipped}"
+            )
+        progress.history.append(row)
+        progress.next_epoch()
+        run.save(*suffixes)
+        if "mean_iou" in row and run.writes:
+            for name, figure in history_figures(progress.history).items():
+                write_whole(folder / name, figure.savefig)
 
 
 def train_one_epoch(
     model: nn.Module,
     loader: DataLoader,
-    optimizer: Optimizer,
-    scaler: GradScaler,
-    epoch: int,
+    run: Run,
     args: argparse.Namespace,
-    device: torch.device,
-) -> float:
-    """Train on every picture once; returns the mean loss."""
+    team: Team,
+    stop: StopRequest,
+) -> None:
+    """Train on the pictures of the epoch, or on those that are left of it.
+
+    A step's loss is the mean over the labelled pixels of all its pictures, those of all processes
+    and of all batches that are accumulated: as if they were one batch.
+    """
+    progress, optimizer, scaler = run.progress, run.optimizer, run.scaler
+    sampler = loader.batch_sampler
+    sampler.epoch, sampler.start = progress.epoch, progress.pictures
     model.train()
     if args.fix_bn:
         freeze_batchnorm(model)
-    losses, data_time, step_time = AverageMeter(), AverageMeter(), AverageMeter()
-    start = time.time()
-    for i, (images, labels, _) in enumerate(loader):
+    step_size = sampler.batch_size * team.size * args.accumulate  # pictures
+    data_time, step_time = AverageMeter(), AverageMeter()
+    batches, start = iter(loader), time.time()
+    while progress.pictures < progress.total:
+        chunk = list(islice(batches, args.accumulate))
         data_time.update(time.time() - start)
-        images = images.to(device, non_blocking=True)
-        labels = labels.to(device, non_blocking=True)
+        defects = [defect for *_, why in chunk for defect in why if defect]
+        labelled = [int(is_labelled(labels, args.num_class).sum()) for _, labels, *_ in chunk]
+        asked, replaced, pixels = team.sum([bool(stop.signal), len(defects), sum(labelled)])
+        if replaced:
+            count_unreadable(defects, progress, team)
+        if asked:
+            run.save()
+            team.gather("saved")  # as nobody should leave before that
+            leave(stop, args)
 
-        progress = (epoch - 1 + i / len(loader)) / args.num_epoch
-        adjust_learning_rates(optimizer, (1 - progress) ** args.lr_pow)
-        loss = model(images, labels).mean()  # over the GPUs
+        done = (progress.epoch - 1 + progress.pictures / progress.total) / args.num_epoch
+        adjust_learning_rates(optimizer, (1 - done) ** args.lr_pow)
+        torch.manual_seed(dice(args.seed, progress.epoch, progress.pictures, team.rank))
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
+        loss = torch.zeros((), device=team.device)
+        for i, (images, labels, *_) in enumerate(chunk):
+            images = images.to(team.device, non_blocking=True)
+            labels = labels.to(team.device, non_blocking=True)
+            last = i == len(chunk) - 1
+            with nullcontext() if last or team.size == 1 else model.no_sync():
+                # Means over a process's own pixels become parts of the mean over all pixels; then,
+                # as gradients are averaged over the processes, times their number.
+                part = model(images, labels).mean() * (labelled[i] * team.size / max(pixels, 1))
+                scaler.scale(part).backward()
+            loss += part.detach()
+        (mean_loss,) = team.sum([loss.item() / team.size])
+        if math.isfinite(mean_loss):
+            pictures = min(step_size, progress.total - progress.pictures)
+            progress.loss += mean_loss * pictures
+            progress.scored += pictures
+        elif not scaler.is_enabled():
+            names = [name for _, _, names, _ in chunk for name in names]
+            refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, team)
+        scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
+        count_skipped(scaler.get_scale() < scale, progress)
 
-        losses.update(loss.detach(), len(images))
+        iteration = progress.pictures // step_size
+        progress.pictures = min(progress.pictures + step_size, progress.total)
         step_time.update(time.time() - start)
+        progress.seconds += time.time() - start
         start = time.time()
-        if i % args.disp_iter == 0:
+        if time.monotonic() - run.saved > 60 * args.ckpt_minutes:
+            run.save()
+        if iteration % args.disp_iter == 0:
             lr_encoder, lr_decoder = (group["lr"] for group in optimizer.param_groups)
             print(
-                f"Epoch: [{epoch}][{i}/{len(loader)}], "
+                f"Epoch: [{progress.epoch}][{iteration}/{math.ceil(progress.total / step_size)}], "
                 f"Time: {step_time.average:.2f}, Data: {data_time.average:.2f}, "
                 f"lr_encoder: {lr_encoder:.6f}, lr_decoder: {lr_decoder:.6f}, "
-                f"Loss: {losses.average:.4f}"
+                f"Loss: {progress.loss / max(progress.scored, 1):.4f}"
             )
-    return losses.average
 
 
 @torch.inference_mode()
@@ -269,33 +467,71 @@ def validate(
     loader: DataLoader,
     epoch: int,
     classes: Classes,
-    folder: Path,
-    device: torch.device,
+    args: argparse.Namespace,
+    team: Team,
+    stop: StopRequest,
 ) -> tuple[float, Scores]:
-    """Mean loss and scores on the validation crops; draws panels of the first few into `folder`."""
+    """Mean loss and scores on the validation crops; draws panels of the first few."""
     model.eval()
-    losses, confusion, shown = AverageMeter(), ConfusionMatrix(len(classes.names), device), []
+    losses, shown = AverageMeter(), []
+    confusion = ConfusionMatrix(len(classes.names), team.device)
     for images, labels, names in loader:
-        images, labels = images.to(device), labels.to(device)
+        if stop.signal:
+            leave(stop, args)
+        images, labels = images.to(team.device), labels.to(team.device)
         logits = model(images)
         predictions = upsample_argmax(logits, labels.shape[-2:])
         losses.update(upsample_cross_entropy(logits, labels), len(images))
         confusion.update(predictions, labels)
         if len(shown) < NUM_PANELS:
             shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    results = result_names([name for name, *_ in shown])
-    for name, image, *maps in shown[:NUM_PANELS]:
-        picture = image.permute(1, 2, 0).numpy()
-        figure = panel(picture, [labels.numpy() for labels in maps], classes)
-        figure.save(folder / f"{results[name]}_epoch_{epoch:03d}.png")
-    return losses.average, confusion.scores()
+    if team.rank == 0:
+        results = result_names([name for name, *_ in shown])
+        for name, image, *maps in shown[:NUM_PANELS]:
+            picture = image.permute(1, 2, 0).numpy()
+            figure = panel(picture, [labels.numpy() for labels in maps], classes)
+            path = Path(args.vis) / args.id / f"{results[name]}_epoch_{epoch:03d}.png"
+            write_whole(path, partial(figure.save, format="PNG"))
+    team.add_up(confusion.counts)
+    loss, count = team.sum([float(losses.sum), losses.count])
+    return loss / count, confusion.scores()
 
 
-def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:
-    """Set the rates to a fraction of what they were initially."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+def leave(stop: StopRequest, args: argparse.Namespace) -> NoReturn:
+    """End the process as it was asked to; everything has been saved."""
+    number = stop.signal or signal.SIGTERM  # another process of the team was asked
+    print(f"Stopped by {signal.Signals(number).name} after a save. To go on:")
+    print(shlex.join(["python", "train.py", "--resume", args.id, "--ckpt", args.ckpt]))
+    sys.exit(128 + number)
+
+
+def dice(*position: int) -> int:
+    """A random seed that depends on the position in a training alone."""
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0])
+
+
+def wants_sync_bn(args: argparse.Namespace, device: torch.device) -> bool:
+    """Whether BatchNorm should take its statistics from the batches of all processes.
+
+    Raises:
+        UserError: it should, but cannot.
+    """
+    if args.sync_bn and device.type != "cuda":
+        raise UserError("--sync_bn 1: PyTorch synchronises BatchNorm between GPUs only")
+    few = device.type == "cuda" and args.batch_size_per_gpu < FEW_PICTURES
+    return few if args.sync_bn is None else bool(args.sync_bn)
+
+
+def check_gpus(num_gpus: int, device: torch.device) -> None:
+    """See that there are as many GPUs as asked for.
+
+    Raises:
+        UserError: there are not.
+    """
+    gpus = torch.cuda.device_count()
+    usable = gpus if device.type == "cuda" and not device.index else 1
+    if num_gpus > usable:
+        raise UserError(f"--num_gpus {num_gpus}: this machine has {gpus} GPUs; use {usable}")
 
 
 def check_compiler(args: argparse.Namespace, device: torch.device) -> None:
@@ -313,36 +549,6 @@ def check_compiler(args: argparse.Namespace, device: torch.device) -> None:
         raise UserError(
             f"--compile 1: torch cannot compile here ({reason}); leave it out"
         ) from error
-
-
-def freeze_batchnorm(model: nn.Module) -> None:
-    """Keep BatchNorm's statistics and its scale and shift as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-            module.requires_grad_(False)
-
-
-def make_optimizer(
-    args: argparse.Namespace, encoder: nn.Module, decoder: nn.Module, fused: bool = True
-) -> Optimizer:
-    """The optimiser, with a learning rate for the encoder and one for the decoder.
-
-    `fused` updates all parameters in one go; but where a gradient scaler skips the first step,
-    fused SGD would go on from a momentum that was never set.
-    """
-    groups = [
-        {"params": encoder.parameters(), "initial_lr": args.lr_encoder},
-        {"params": decoder.parameters(), "initial_lr": args.lr_decoder},
-    ]
-    if args.optim == "SGD":
-        momentum = args.beta1
-        return torch.optim.SGD(
-            groups, momentum=momentum, weight_decay=args.weight_decay, fused=fused
-        )
-    betas = (args.beta1, 0.999)
-    optimizer = getattr(torch.optim, args.optim)
-    return optimizer(groups, betas=betas, weight_decay=args.weight_decay, fused=fused)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 import ctypes
 import logging
 import os
+import re
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,41 +20,86 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
+# What torch's RuntimeErrors say that are no bugs, and what there is to do.
+HARDSHIPS = {
+    "out of memory": "out of memory: try smaller pictures or batches",  # on a GPU
+    "can't allocate memory": "out of memory: try smaller pictures or batches",  # on a CPU
+    "dataloader worker": "a process that reads pictures was killed, perhaps as memory ran out: "
+    "try fewer --workers",
+}
+# What asks a training to save and end: a terminal's Ctrl-C, and schedulers.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if os.name == "posix" else []))
+LONGEST_ERROR = 1000  # characters, which leaves room for a few paths
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that names the file or the flag and the way out."""
+    """A mistake of the user's: one line that names the file or the flag and the way out.
+
+    What is not printable, such as a line end in the name of a file, is escaped, and of more than
+    `LONGEST_ERROR` characters the middle is left out.
+    """
 
     def __init__(self, message: str):
         # An error in a DataLoader's worker arrives as the text of its whole traceback.
-        super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+        message = re.split(rf"\n[\w.]*\b{type(self).__name__}: ", message)[-1].strip()
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        if len(line) > LONGEST_ERROR:
+            half = LONGEST_ERROR // 2 - 1
+            line = f"{line[:half]}…{line[-half:]}"
+        super().__init__(line)
 
 
 def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     """Run a script; what is not a bug ends it with one line: a `UserError` or another one given,
-    memory that ran out (exit code 2), Ctrl-C (130), or a reader of its output that went away (1).
+    a file system that refuses, memory that ran out or a lost worker (exit code 2), Ctrl-C (130), or
+    a reader of its output that went away (1).
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date, too
+    # Line by line, so that a log file is up to date, too; names of files may be no valid text.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     keep_freed_memory()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         return main()
-    except (UserError, *errors) as error:
-        message, code = f"error: {error}", 2
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, RuntimeError) and not any(sign in text for sign in OUT_OF_MEMORY):
-            raise
-        message, code = "error: out of memory: try smaller pictures or batches", 2
-    except KeyboardInterrupt:
-        message, code = "interrupted", 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         message, code = "nobody reads its output any more", 1
+    except (UserError, OSError, *errors) as error:
+        message, code = f"error: {UserError(str(error))}", 2
+    except MemoryError:
+        message, code = f"error: {HARDSHIPS['out of memory']}", 2
+    except RuntimeError as error:
+        signs = [sign for sign in HARDSHIPS if sign in str(error).lower()]
+        if not signs:
+            raise
+        message, code = f"error: {HARDSHIPS[signs[0]]}", 2
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+class StopRequest:
+    """A context in which signals that ask a training to end are only noted, in `signal`.
+
+    A second one, more than a second later, ends the process at once.
+    """
+
+    def __enter__(self) -> "StopRequest":
+        self.signal = 0
+        self.since = 0.0
+        self.handlers = {number: signal.signal(number, self.note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, _: object) -> None:
+        # A terminal or scheduler, and a launcher on top, may send the very same request twice.
+        if self.signal and time.monotonic() - self.since > 1:
+            os._exit(128 + number)
+        self.signal, self.since = number, time.monotonic()
 
 
 def keep_freed_memory() -> None:
@@ -83,7 +131,8 @@ def select_device(name: str) -> torch.device:
         probe = torch.zeros((), device=name)
         probe.item()  # the device "meta" holds no values
         return probe.device
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter where built without
+    # torch raises the latter two where it was built without.
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f"--device {name}: not on this machine; use auto or cpu") from error
 
 
@@ -206,13 +255,14 @@ class Scores:
 def result_names(names: Sequence[str]) -> dict[str, str]:
     """For each name of a picture, `a/b.jpg`, one without folders for its results: `a_b`.
 
-    Where two would be the same, the later one keeps its ending, `a_b_png`, or gets a number.
+    Where two would be the same, the later one keeps its ending, `a_b_png`, or gets a number. None
+    is hidden, so that an ending makes it a plain file.
     """
     results: dict[str, str] = {}
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         path = Path(name)
-        stem = path.with_suffix("").as_posix().replace("/", "_")
+        stem = path.with_suffix("").as_posix().replace("/", "_").lstrip(".") or "_"
         candidates = chain([stem], (f"{stem}_{path.suffix[1:]}{n}" for n in chain([""], count(2))))
         results[name] = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(results[name])

@@ -1,7 +1,6 @@
 """What a person looks at: panels of pictures and labels with a legend, and curves of a training."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -73,20 +72,21 @@ def class_shares(labels: np.ndarray) -> list[tuple[int, float]]:
     return [(int(i), float(pixels[i] / labels.size)) for i in order if pixels[i]]
 
 
-def plot_history(history: Sequence[dict[str, float]], folder: Path) -> None:
-    """Draw `loss.png` and `accuracy.png` of a run's history, a row an epoch, into its folder."""
-    plot_curves(history, {"train_loss": "training", "val_loss": "validation"}, "loss", folder)
-    curves = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
-    plot_curves(history, curves, "accuracy", folder)
+def history_figures(history: Sequence[dict[str, float]]) -> dict[str, Figure]:
+    """The curves of a run's history, a row an epoch, by the names of their files."""
+    losses = {"train_loss": "training", "val_loss": "validation"}
+    scores = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
+    return {
+        "loss.png": curves(history, losses, "loss"),
+        "accuracy.png": curves(history, scores, "accuracy"),
+    }
 
 
-def plot_curves(
-    history: Sequence[dict[str, float]], curves: dict[str, str], title: str, folder: Path
-) -> None:
-    """Draw some columns of a history, which may have gaps, over its epochs."""
+def curves(history: Sequence[dict[str, float]], columns: dict[str, str], title: str) -> Figure:
+    """Some columns of a history, which may have gaps, over its epochs."""
     figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for column, label in curves.items():
+    for column, label in columns.items():
         rows = [row for row in history if column in row]
         epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
         axes.plot(epochs, values, marker=".", label=label)
@@ -94,4 +94,4 @@ def plot_curves(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(folder / f"{title}.png")
+    return figure

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.classic import classic_network, classic_prediction
 from benchmarks.common import Contender, Job, Row, Tables, compare, main, measure
-from checkpoint import find_run, save_config, save_weights
+from checkpoint import find_run, tensors, write_whole
 from dataset import SegmentationDataset
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
@@ -98,8 +98,8 @@ def photograph() -> list[Row]:
     """One run of `test.py`, as a user would type it."""
     with tempfile.TemporaryDirectory() as name:
         folder, arch, decoder = Path(name), "resnet34_dilated8", "c1_bilinear"
-        save_weights(folder / "run", "_best.pth", *build(arch, decoder))
-        save_config(folder / "run", {"arch_encoder": arch, "arch_decoder": decoder})
+        for part, network in zip(("encoder", "decoder"), build(arch, decoder), strict=True):
+            write_whole(folder / f"run/{part}_best.pth", tensors(network.state_dict()))
         cv2.imwrite(str(folder / "photograph.jpg"), random_picture(4000, 6000))
         flags = ["--id", "run", "--ckpt", name, "--imgSize", "-1", "--result", name]
         command = [sys.executable, str(TEST), *flags, "--test_img", f"{name}/photograph.jpg"]

@@ -76,7 +76,7 @@ def ours(folder: Path) -> Job:
 
     def job() -> None:
         for i in range(len(data)):
-            data[1, i]
+            data[1, i, True]
 
     return job
 

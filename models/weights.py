@@ -6,7 +6,9 @@ is trusted to unpickle anything but tensors.
 
 import logging
 import os
+import pickle
 import socket
+import warnings
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -167,16 +169,32 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelError: there is no such file, or it holds anything but tensors by name.
     """
-    if not Path(path).is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no class of its own for a foreign file
-        reason = type(error).__name__
-        raise ModelError(f"{path} is not a whole PyTorch weights file ({reason})") from error
+    state = read_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} is not a state dict: it holds other things than tensors by name")
     return state
+
+
+def read_tensors(path: str | Path) -> object:
+    """The tensors and plain values in a file, on the CPU; nothing in it is run.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged, foreign, or holds other things.
+    """
+    if not os.path.isfile(path):
+        raise ModelError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what makes a file foreign; an error tells it
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is not a whole PyTorch weights file: it is damaged, or asks for code to be "
+            "run, which was not"
+        ) from error
+    except Exception as error:  # torch.load has no class of its own for a foreign file
+        reason = type(error).__name__
+        raise ModelError(f"{path} is not a whole PyTorch weights file ({reason})") from error
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
@@ -191,4 +209,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], complaint: str) -
         shapes = [str(tuple(d[key].shape)) if key in d else "absent" for d in (state, own)]
         if shapes[0] != shapes[1]:
             raise ModelError(f"{complaint}: {key} is {shapes[0]} there, {shapes[1]} in the network")
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # sparse, quantised, or without values
+        raise ModelError(f"{complaint}: its tensors are of another kind") from error

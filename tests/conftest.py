@@ -37,8 +37,12 @@ class Data:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Data:
+    return make_data(tmp_path / "data")
+
+
+def make_data(folder: Path) -> Data:
     """Six training and three validation pictures, 80 x 64: a bright block on a ground, and sky."""
-    data = Data(tmp_path / "data")
+    data = Data(folder)
     rng = np.random.default_rng(0)
     for part, n in (("train", 6), ("val", 3)):
         for folder in ("images", "annotations"):
@@ -57,6 +61,18 @@ def data(tmp_path: Path) -> Data:
         lines = [f"{name}.jpg\n" for name in names]
         (data.folder / f"{part}.txt").write_text("".join(lines))
     return data
+
+
+def changed_training(folder: Path, change: str) -> str:
+    """A script that runs train.py after some lines that change one of its modules."""
+    script = folder / "changed.py"
+    script.write_text(
+        "import os, runpy, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"{change}\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    return str(script)
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -92,33 +93,77 @@ def write_grey_png(path: Path, values: np.ndarray, depth: int) -> None:
 
 
 def test_a_limit_takes_the_first(data):
-    assert dataset(data, limit=2).names == ["train/0.jpg", "train/1.jpg"]
+    assert list(dataset(data, limit=2).names) == ["train/0.jpg", "train/1.jpg"]
     assert len(dataset(data, limit=-1)) == len(dataset(data, limit=99)) == 6
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_items_depend_on_seed_epoch_and_index_alone(data, workers):
     alone = training(data)
-    sampler = EpochSampler(6, seed=1)
-    loader = make_loader(training(data), workers, batch_size=4, sampler=sampler)
+    sampler = EpochSampler(6, batch_size=4, seed=1)
+    loader = make_loader(training(data), workers, batch_sampler=sampler)
     for epoch in (1, 2):
         sampler.epoch = epoch
         seen = []
-        for images, labels, names in loader:
+        for images, labels, names, _ in loader:
             for image, label, name in zip(images, labels, names, strict=True):
                 index = alone.names.index(name)
-                expected = alone[epoch, index]
+                expected = alone[epoch, index, True]
                 assert torch.equal(image, expected[0]) and torch.equal(label, expected[1])
                 seen.append(index)
         assert sorted(seen) == list(range(6))
 
 
 def test_epochs_and_seeds_differ(data):
-    items = [training(data, seed)[epoch, 0] for seed, epoch in ((1, 1), (1, 2), (2, 1))]
+    items = [training(data, seed)[epoch, 0, True] for seed, epoch in ((1, 1), (1, 2), (2, 1))]
     assert not torch.equal(items[0][0], items[1][0])
     assert not torch.equal(items[0][0], items[2][0])
-    orders = [list(EpochSampler(50, seed)) for seed in (1, 1, 2)]
+    orders = [list(EpochSampler(50, 8, seed)) for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 6, 7, 11])
+def test_processes_share_an_epoch_so_that_each_picture_counts_once(world, length):
+    samplers = [EpochSampler(length, 2, 1, rank, world) for rank in range(world)]
+    assert len({len(list(sampler)) for sampler in samplers}) == 1  # all take as many steps
+    keys = [key for sampler in samplers for batch in sampler for key in batch]
+    assert sorted(index for _, index, counts in keys if counts) == list(range(length))
+    # Whatever the number of processes, a step sees the same pictures as one of a single process.
+    steps = [
+        {index for batch in batches for _, index, _ in batch}
+        for batches in zip(*samplers, strict=True)
+    ]
+    alone = [{index for _, index, _ in batch} for batch in EpochSampler(length, 2 * world, 1)]
+    assert steps == alone
+
+
+def test_an_epoch_goes_on_where_it_was_left():
+    sampler = EpochSampler(11, 2, seed=1)
+    whole = list(sampler)
+    sampler.start = 4
+    assert list(sampler) == whole[2:] and len(sampler) == 4
+
+
+def test_a_picture_that_does_not_count_has_no_labels(data):
+    assert (training(data)[1, 0, False][1] == 255).all()
+
+
+def test_an_unreadable_picture_is_replaced_by_another_of_the_epoch(data):
+    data.picture("train/1").write_bytes(b"no picture")
+    crops = training(data)
+    items = [crops[1, i, True] for i in range(6)]
+    assert [bool(defect) for *_, defect in items] == [False, True] + 4 * [False]
+    assert "train/1.jpg is not a picture" in items[1][3]
+    assert items[1][2] != "train/1.jpg" and items[1][2] in crops.names
+    assert torch.equal(items[1][0], training(data)[1, 1, True][0])
+
+
+def test_pictures_that_are_all_unreadable_are_no_epoch(data):
+    for i in range(6):
+        data.picture(f"train/{i}").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="not a picture"):
+        training(data)[1, 0, True]
 
 
 def test_crops_are_scaled_by_a_half_to_one_and_a_half_placed_anywhere_and_mirrored(tmp_path):
@@ -136,7 +181,7 @@ def test_crops_are_scaled_by_a_half_to_one_and_a_half_placed_anywhere_and_mirror
     )
     sides, lefts, tops, flips = [], [], [], []
     for epoch in range(400):
-        _, green, red = reversed(crops[epoch, 0][0].float().unbind())
+        _, green, red = reversed(crops[epoch, 0, True][0].float().unbind())
         span = red[0, -1] - red[0, 0]
         flips.append(span < 0)
         sides.append(abs(span).item() / 39 * 40)
@@ -151,7 +196,9 @@ def test_crops_are_scaled_by_a_half_to_one_and_a_half_placed_anywhere_and_mirror
 
 
 def test_a_crop_is_never_larger_than_the_picture(data):
-    images = torch.stack([training(data, imgSize=128, segSize=128)[e, 0][0] for e in range(20)])
+    images = torch.stack(
+        [training(data, imgSize=128, segSize=128)[e, 0, True][0] for e in range(20)]
+    )
     assert images.shape == (20, 3, 128, 128)
 
 
@@ -159,19 +206,19 @@ def test_picture_and_label_are_cropped_alike(data):
     """The block of class 3 is white: after any crop, label and picture still agree."""
     crops = training(data, imgSize=96, segSize=96)
     for epoch in range(10):
-        image, label, _ = crops[epoch, 0]
+        image, label, *_ = crops[epoch, 0, True]
         white = image.float().mean(0) > 190
         assert ((label == 2) == white).float().mean() > 0.93
 
 
 def test_labels_may_have_a_size_of_their_own(data):
-    image, label, _ = training(data, imgSize=64, segSize=16)[1, 0]
+    image, label, *_ = training(data, imgSize=64, segSize=16)[1, 0, True]
     assert image.shape == (3, 64, 64) and label.shape == (16, 16)
 
 
 @pytest.mark.parametrize("epoch", range(4))
 def test_labels_may_be_a_single_pixel(epoch, data):
-    assert training(data, segSize=1)[epoch, 0][1].shape == (1, 1)
+    assert training(data, segSize=1)[epoch, 0, True][1].shape == (1, 1)
 
 
 def test_validation_takes_the_central_square(data):
@@ -253,9 +300,30 @@ def test_a_coloured_label_is_refused(tmp_path):
 def test_lists_may_have_empty_lines_and_any_line_ends(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("a/1.jpg\r\n\n  b/é ü.jpg \n".encode())
-    assert read_list(path) == ["a/1.jpg", "b/é ü.jpg"]
+    assert list(read_list(path)) == ["a/1.jpg", "b/é ü.jpg"]
     path.write_text("a/1.jpg\n", encoding="utf-8-sig")
-    assert read_list(path) == ["a/1.jpg"]
+    assert list(read_list(path)) == ["a/1.jpg"]
+
+
+def test_a_list_of_millions_stays_small(tmp_path):
+    """Not a string for each line: workers share what is never written to."""
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"training/ADE_train_{i:08d}.jpg\n" for i in range(10**6)))
+    tracemalloc.start()
+    names = read_list(path)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(names) == 10**6 and names[777_777] == "training/ADE_train_00777777.jpg"
+    assert size < path.stat().st_size + 20 * len(names)
+
+
+def test_of_a_very_long_list_a_part_is_looked_up(data, monkeypatch):
+    monkeypatch.setattr("dataset.MAX_LOOKED_UP", 3)
+    data.picture("train/1").unlink()
+    assert len(dataset(data)) == 6
+    data.picture("train/2").unlink()
+    with pytest.raises(UserError, match="1 of 6 files .* absent"):
+        dataset(data)
 
 
 @pytest.mark.parametrize("line", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg"])

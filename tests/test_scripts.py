@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
 import train
 from classes import ADE20K_CLASSES, read_classes
 from dataset import TrainDataset, ValDataset, make_loader
+from distributed import Team
 from models import ModelBuilder, SegmentationModel
 
 from .conftest import Data
@@ -67,7 +67,7 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     folder = here / "ckpt/mine"
     kinds = ("latest", "best", "epoch_2")
     expected = {f"{part}_{kind}.pth" for part in ("encoder", "decoder") for kind in kinds}
-    expected |= {"config.json", "history.csv", "loss.png", "accuracy.png"}
+    expected |= {"config.json", "history.csv", "loss.png", "accuracy.png", "training_latest.pth"}
     assert {path.name for path in folder.iterdir()} == expected
     config = json.loads((folder / "config.json").read_text())
     assert config["weights_used"] == "none" and config["fc_dim"] == 512 and config["seed"] == 1234
@@ -197,27 +197,21 @@ def test_each_part_has_its_own_learning_rate_and_decay(monkeypatch):
         assert group["momentum"] == 0.9
 
 
-def test_best_weights_are_those_of_the_highest_mean_iou(script, data, tmp_path, monkeypatch):
+def test_best_weights_are_those_of_the_highest_mean_iou(script, data, monkeypatch):
     """Scores 0.2, 0.5, 0.4: the second epoch's weights are the best ones."""
     scores = iter([0.2, 0.5, 0.4])
-    seen = {}
-    save = checkpoint.save_weights
-
-    def spy(folder, suffix, encoder, decoder):
-        seen.setdefault(suffix, []).append(encoder.conv1.weight.detach().clone())
-        save(folder, suffix, encoder, decoder)
-
-    monkeypatch.setattr("checkpoint.save_weights", spy)
     monkeypatch.setattr(
         "utils.ConfusionMatrix.scores",
         lambda _: SimpleNamespace(mean_iou=next(scores), pixel_accuracy=0),
     )
-    result = script("train.py", "--id", "mine", *SMALL, *data.flags, "--num_epoch", "3")
+    flags = ("--num_epoch", "3", "--ckpt_epoch", "1")
+    result = script("train.py", "--id", "mine", *SMALL, *data.flags, *flags)
     assert result.code == 0, result.err
-    best = torch.load(tmp_path / "here/ckpt/mine/encoder_best.pth", weights_only=True)
-    assert len(seen["_best.pth"]) == 2
-    assert torch.equal(best["conv1.weight"], seen["_latest.pth"][1])
-    assert not torch.equal(best["conv1.weight"], seen["_latest.pth"][2])
+    best, *epochs = (
+        torch.load(f"ckpt/mine/encoder_{kind}.pth", weights_only=True)["conv1.weight"]
+        for kind in ("best", "epoch_1", "epoch_2", "epoch_3", "latest")
+    )
+    assert [torch.equal(best, weight) for weight in epochs] == [False, True, False, False]
 
 
 def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
@@ -226,11 +220,10 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folders = (data.folder / "images", data.folder / "annotations")
     dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=32, segSize=32)
-    classes = read_classes(ADE20K_CLASSES, 4)
-    arguments = (1, classes, tmp_path, torch.device("cpu"))
+    args = SimpleNamespace(vis=tmp_path, id="run")
+    rest = (1, read_classes(ADE20K_CLASSES, 4), args, Team("cpu", 9), SimpleNamespace(signal=0))
     losses = [
-        train.validate(model, make_loader(dataset, 0, batch_size=size), *arguments)[0]
-        for size in (1, 3)
+        train.validate(model, make_loader(dataset, 0, batch_size=size), *rest)[0] for size in (1, 3)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -243,7 +236,7 @@ def test_every_epoch_has_crops_of_its_own(script, data, monkeypatch):
         "dataset.TrainDataset.__getitem__", lambda self, key: keys.append(key) or load(self, key)
     )
     script("train.py", "--id", "mine", *SMALL, *data.flags, "--num_epoch", "2")
-    assert sorted(keys) == [(epoch, index) for epoch in (1, 2) for index in range(6)]
+    assert sorted(keys) == [(epoch, index, True) for epoch in (1, 2) for index in range(6)]
 
 
 def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
@@ -475,7 +468,7 @@ BAD_TRAINING = {
     "no such flag": (None, ["--epochs", "3"], ["--epochs"]),
     "no epochs": (None, ["--num_epoch", "0"], ["--num_epoch", "at least 1"]),
     "endless rate": (None, ["--lr_encoder", "inf"], ["--lr_encoder", "finite"]),
-    "diverging": (None, ["--lr_encoder", "1e30"], ["epoch 1", "--lr_encoder"]),
+    "diverging": (None, ["--lr_encoder", "1e30"], ["epoch 1", "--lr_encoder", "at train/"]),
     "endless id": (None, ["--id", "x" * 300], ["--id", "short"]),
     "id that looks like a flag": (None, ["--id=-x"], ["--id", "plain"]),
     "part of a picture": (None, ["--imgSize", "32.5"], ["--imgSize", "whole number"]),

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from classes import Classes, distinct_colours
-from visualize import GAP, MAX_SIDE, class_shares, legend, panel, plot_history
+from visualize import GAP, MAX_SIDE, class_shares, history_figures, legend, panel
 
 CLASSES = Classes(["wall", "sky", "tree"], distinct_colours(4))
 
@@ -49,7 +49,8 @@ def test_the_legend_names_classes_of_one_percent_and_more_largest_first():
 def test_curves_are_drawn_even_where_epochs_were_not_validated(tmp_path):
     history = [{"epoch": e, "train_loss": 1 / e} for e in (1, 2, 3)]
     history[2] |= {"val_loss": 0.5, "pixel_accuracy": 0.7, "mean_iou": 0.4}
-    plot_history(history[:1], tmp_path)
-    plot_history(history, tmp_path)
-    for name in ("loss.png", "accuracy.png"):
-        assert Image.open(tmp_path / name).size == (720, 480)
+    for rows in (history[:1], history):
+        for name, figure in history_figures(rows).items():
+            figure.savefig(tmp_path / name)
+            assert name in ("loss.png", "accuracy.png")
+            assert Image.open(tmp_path / name).size == (720, 480)
