@@ -1,0 +1,103 @@
+"""What many processes and many pictures ask for, on paper, from what one process measures.
+
+    python -m benchmarks.scale
+    python -m benchmarks.scale --rate 40        # a GPU that trains on 40 pictures a second
+
+Throughput is what a network that hides behind the computation would allow; the tables tell how fast
+that network and the pictures' storage have to be for it.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Row, Tables, main, measure
+from benchmarks.loader import MAKE_SAMPLE, PICTURES
+from benchmarks.step import BATCH, build, ours
+from dataset import EpochSampler, read_list
+
+ARCH, DECODER = "resnet50_dilated8", "psp_bilinear"
+GPUS = (1, 8, 64, 512)
+LISTS = (20_000, 1_000_000, 10_000_000, 100_000_000)
+
+
+def tables(args: argparse.Namespace) -> Tables:
+    milliseconds = BATCH / args.rate * 1e3 if args.rate else measure(ours(ARCH, DECODER))[0]
+    gradient = sum(4 * p.numel() for network in build(ARCH, DECODER) for p in network.parameters())
+    size = bytes_of_a_picture()
+    return {
+        f"{ARCH} + {DECODER} on paper: {milliseconds:,.0f} ms a step of {BATCH} pictures of "
+        f"{size / 1e3:.0f} kB, gradients of {gradient / 1e6:.0f} MB": [
+            processes(n, milliseconds / 1e3, gradient, size) for n in GPUS
+        ],
+        "Lists of pictures": [in_process_of_its_own(n) for n in LISTS],
+    }
+
+
+def processes(n: int, seconds: float, gradient: float, size: float) -> Row:
+    """What `n` processes do in a second if nothing holds them up, and what that asks for."""
+    rate = n * BATCH / seconds
+    ring = 2 * (n - 1) / n * gradient  # bytes that each sends in a step (and receives)
+    return {
+        "processes": str(n),
+        "pictures a second": rate,
+        "hours for 100 epochs of 20,210": 100 * 20_210 / rate / 3600,
+        "MB a second that each sends": ring / seconds / 1e6,
+        "MB of pictures a second, all": rate * size / 1e6,
+        "steps an epoch of 20,210": 20_210 / (n * BATCH),
+    }
+
+
+def bytes_of_a_picture() -> float:
+    """Of a JPEG and its label, 683 x 512 pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = ["--size", "683", "512", "--num_train", str(PICTURES), "--num_val", "0"]
+        command = [sys.executable, str(MAKE_SAMPLE), "--out", folder, *size]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        files = [path for path in Path(folder).rglob("*.*g")]
+        return sum(path.stat().st_size for path in files) / PICTURES
+
+
+def in_process_of_its_own(length: int) -> Row:
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(list_of, (length,))
+
+
+def list_of(length: int) -> Row:
+    """Time and memory to read a list and to shuffle it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        block = 100_000
+        for begin in range(0, length, block):
+            numbers = range(begin, min(begin + block, length))
+            file.writelines(f"training/{i // 1000:06d}/ADE_train_{i:09d}.jpg\n" for i in numbers)
+        file.flush()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        names = read_list(file.name)
+        read = time.perf_counter() - start
+        size = os.path.getsize(file.name)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    start = time.perf_counter()
+    next(iter(EpochSampler(length, 16, seed=0)))
+    return {
+        "pictures": f"{length:,}",
+        "s to read": read,
+        "s to shuffle": time.perf_counter() - start,
+        "MB of the list": size / 1e6,
+        "MB in memory, shared by the workers": (len(names.content) + names.bounds.nbytes) / 1e6,
+        "MB at most while reading": peak / 1e3,
+        "MB of an epoch's order": np.dtype(np.int64).itemsize * length / 1e6,
+    }
+
+
+if __name__ == "__main__":
+    rate = dict(type=float, help="pictures a second of one process (default: measured here)")
+    main(__doc__.splitlines()[0], tables, rate=rate)
