@@ -30,6 +30,7 @@ HISTORY_COLUMNS = (
     "epoch",
     "seconds",  # of training, without the validation
     "train_loss",
+    "train_accuracy",  # of pixels
     "val_loss",
     "pixel_accuracy",
     "mean_iou",
@@ -49,6 +50,8 @@ class Progress:
     total: int = 0  # pictures of an epoch
     loss: float = 0.0  # sum over the pictures that had a finite one
     scored: int = 0  # their number
+    correct: int = 0  # pixels that were predicted right
+    labelled: int = 0  # of so many
     seconds: float = 0.0
     skipped: int = 0  # steps of the epoch that the gradient scaler left out
     skipped_in_a_row: int = 0
@@ -57,10 +60,26 @@ class Progress:
     best: float = -1.0  # mean IoU
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def seen(self) -> int:
+        """Pictures of all epochs so far."""
+        return (self.epoch - 1) * self.total + self.pictures
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch so far."""
+        return self.loss / max(self.scored, 1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the epoch's labelled pixels so far that were predicted right."""
+        return self.correct / max(self.labelled, 1)
+
     def next_epoch(self) -> None:
         """Start counting anew."""
         self.epoch += 1
-        self.pictures = self.scored = self.skipped = self.replaced = 0
+        self.pictures = self.scored = self.correct = self.labelled = 0
+        self.skipped = self.replaced = 0
         self.loss = self.seconds = 0.0
 
 

@@ -10,6 +10,7 @@ A run lives in CKPT/ID: settings, weights, history and curves; its panels are in
 """
 
 import argparse
+import logging
 import math
 import os
 import shlex
@@ -47,6 +48,7 @@ from faults import count_skipped, count_unreadable, refuse_loss
 from inference import MIN_SIDE
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.upsample import upsample_argmax, upsample_cross_entropy
+from monitor import Monitor, describe_device, giga_macs
 from optim import adjust_learning_rates, freeze_batchnorm, make_optimizer
 from options import Parser, positive, within
 from utils import (
@@ -62,6 +64,8 @@ from utils import (
     select_device,
 )
 from visualize import history_figures, panel
+
+logger = logging.getLogger("train")
 
 NUM_PANELS = 4  # validation pictures that are drawn at every validation
 FEW_PICTURES = 16  # on a GPU: their statistics are too noisy for BatchNorm
@@ -184,6 +188,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
     parser.add_argument("--disp_iter", type=positive, default=20, help="iterations between lines")
+    parser.add_argument(
+        "--tensorboard",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = curves and panels for TensorBoard, in CKPT/ID/tensorboard",
+    )
     parser.add_argument("--eval_epoch", type=positive, default=1, help="epochs between validations")
     parser.add_argument(
         "--ckpt_epoch", type=positive, default=10, help="epochs between kept weights"
@@ -242,7 +253,7 @@ def main() -> None:
         check_gpus(args.num_gpus, select_device(args.device))
         return launch(args.num_gpus)
     team = Team(args.device, args.timeout)
-    with team.watch(), team.one_voice():
+    with team.watch():
         train(args, team)
     team.close()
 
@@ -317,20 +328,41 @@ def train(args: argparse.Namespace, team: Team) -> None:
     with team.agree():
         if not some_labelled:
             raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
+        show = dict(tensorboard=bool(args.tensorboard), writes=run.writes)
+        monitor = Monitor(folder, args.num_epoch, args.disp_iter, team.device, **show)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    logger.info("Device: %s; precision: %s", describe_device(team.device), amp or torch.float32)
+    logger.info(
+        "Network: %s + %s, %.1f million parameters, %.1f GMACs a picture of %d x %d",
+        *(
+            args.arch_encoder,
+            args.arch_decoder,
+            parameters,
+            giga_macs(encoder, decoder, args.imgSize),
+        ),
+        *(args.imgSize, args.imgSize),
+    )
     if args.num_gpus > 1 and args.parallel == "dp":
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
     model = team.wrap(model)
     if args.compile:
         model.compile()
 
-    print(f"{len(train_set)} training and {len(val_set)} validation pictures; results: {folder}")
+    logger.info(
+        "%d training and %d validation pictures; results: %s and %s",
+        *(len(train_set), len(val_set), folder, Path(args.vis) / args.id),
+    )
     if resuming:
         progress = run.progress
-        print(f"Going on in epoch {progress.epoch} after {progress.pictures} of its pictures")
+        logger.info(
+            "Going on in epoch %d after %d of its pictures", progress.epoch, progress.pictures
+        )
     with StopRequest() as stop:
-        train_epochs(model, train_loader, val_loader, run, classes, args, team, stop)
-    print(f"Best validation mIoU: {run.progress.best:.2%}. To score it at several scales:")
-    print(shlex.join(["python", "eval.py", "--id", args.id, "--ckpt", args.ckpt]))
+        train_epochs(model, train_loader, val_loader, run, classes, args, team, stop, monitor)
+    logger.info(
+        "Best validation mIoU: %.2f%%. To score it at several scales:", 100 * run.progress.best
+    )
+    logger.info(shlex.join(["python", "eval.py", "--id", args.id, "--ckpt", args.ckpt]))
 
 
 def train_epochs(
@@ -342,25 +374,37 @@ def train_epochs(
     args: argparse.Namespace,
     team: Team,
     stop: StopRequest,
+    monitor: Monitor,
 ) -> None:
     """Train to the last epoch, with validations and saves between."""
     progress, folder = run.progress, run.folder
     while progress.epoch <= args.num_epoch:
         epoch = progress.epoch
-        train_one_epoch(model, train_loader, run, args, team, stop)
+        train_one_epoch(model, train_loader, run, args, team, stop, monitor)
         row = {
             "epoch": epoch,
-            "train_loss": progress.loss / max(progress.scored, 1),
+            "train_loss": progress.mean_loss,
+            "train_accuracy": progress.accuracy,
             "seconds": progress.seconds,
         }
         suffixes = [f"_epoch_{epoch}.pth"] if epoch % args.ckpt_epoch == 0 else []
         if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
             run.save()  # so that whatever happens to the validation costs no training
             team.share_buffers(model)
-            val_loss, scores = validate(model, val_loader, epoch, classes, args, team, stop)
-            print(
-                f"Epoch: [{epoch}], validation: Loss: {val_loss:.4f}, "
-                f"Accuracy: {scores.pixel_accuracy:.2%}, mIoU: {scores.mean_iou:.2%}"
+            val_loss, scores = validate(
+                *(model, val_loader, progress, classes, args, team, stop, monitor)
+            )
+            logger.info(
+                "Epoch: [%d], validation: Loss: %.4f, Accuracy: %.2f%%, mIoU: %.2f%%",
+                *(epoch, val_loss, 100 * scores.pixel_accuracy, 100 * scores.mean_iou),
+            )
+            monitor.curves(
+                {
+                    "loss/validation": val_loss,
+                    "accuracy/validation": scores.pixel_accuracy,
+                    "accuracy/mean IoU": scores.mean_iou,
+                },
+                progress,
             )
             row["val_loss"] = val_loss
             row["pixel_accuracy"] = scores.pixel_accuracy
@@ -369,9 +413,10 @@ def train_epochs(
                 progress.best = scores.mean_iou
                 suffixes.append("_best.pth")
         if progress.replaced or progress.skipped:
-            print(
-                f"Epoch: [{epoch}], unreadable pictures that were replaced: {progress.replaced}, "
-                f"steps that the gradient scaler skipped: {progress.skipped}"
+            logger.info(
+                "Epoch: [%d], unreadable pictures that were replaced: %d, "
+                "steps that the gradient scaler skipped: %d",
+                *(epoch, progress.replaced, progress.skipped),
             )
         progress.history.append(row)
         progress.next_epoch()
@@ -388,6 +433,7 @@ def train_one_epoch(
     args: argparse.Namespace,
     team: Team,
     stop: StopRequest,
+    monitor: Monitor,
 ) -> None:
     """Train on the pictures of the epoch, or on those that are left of it.
 
@@ -401,75 +447,73 @@ def train_one_epoch(
     if args.fix_bn:
         freeze_batchnorm(model)
     step_size = sampler.batch_size * team.size * args.accumulate  # pictures
-    data_time, step_time = AverageMeter(), AverageMeter()
     batches, start = iter(loader), time.time()
-    while progress.pictures < progress.total:
-        chunk = list(islice(batches, args.accumulate))
-        data_time.update(time.time() - start)
-        defects = [defect for *_, why in chunk for defect in why if defect]
-        labelled = [int(is_labelled(labels, args.num_class).sum()) for _, labels, *_ in chunk]
-        asked, replaced, pixels = team.sum([bool(stop.signal), len(defects), sum(labelled)])
-        if replaced:
-            count_unreadable(defects, progress, team)
-        if asked:
-            run.save()
-            team.gather("saved")  # as nobody should leave before that
-            leave(stop, args)
+    with monitor.epoch(progress, step_size) as show_step:
+        while progress.pictures < progress.total:
+            chunk = list(islice(batches, args.accumulate))
+            waited = time.time() - start
+            defects = [defect for *_, why in chunk for defect in why if defect]
+            labelled = [int(is_labelled(labels, args.num_class).sum()) for _, labels, *_ in chunk]
+            asked, replaced, pixels = team.sum([bool(stop.signal), len(defects), sum(labelled)])
+            if replaced:
+                count_unreadable(defects, progress, team)
+            if asked:
+                run.save()
+                team.gather("saved")  # as nobody should leave before that
+                leave(stop, args)
 
-        done = (progress.epoch - 1 + progress.pictures / progress.total) / args.num_epoch
-        adjust_learning_rates(optimizer, (1 - done) ** args.lr_pow)
-        torch.manual_seed(dice(args.seed, progress.epoch, progress.pictures, team.rank))
-        optimizer.zero_grad()
-        loss = torch.zeros((), device=team.device)
-        for i, (images, labels, *_) in enumerate(chunk):
-            images = images.to(team.device, non_blocking=True)
-            labels = labels.to(team.device, non_blocking=True)
-            last = i == len(chunk) - 1
-            with nullcontext() if last or team.size == 1 else model.no_sync():
-                # Means over a process's own pixels become parts of the mean over all pixels; then,
-                # as gradients are averaged over the processes, times their number.
-                part = model(images, labels).mean() * (labelled[i] * team.size / max(pixels, 1))
-                scaler.scale(part).backward()
-            loss += part.detach()
-        (mean_loss,) = team.sum([loss.item() / team.size])
-        if math.isfinite(mean_loss):
-            pictures = min(step_size, progress.total - progress.pictures)
-            progress.loss += mean_loss * pictures
-            progress.scored += pictures
-        elif not scaler.is_enabled():
-            names = [name for _, _, names, _ in chunk for name in names]
-            refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, team)
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        count_skipped(scaler.get_scale() < scale, progress)
+            done = progress.seen / (args.num_epoch * progress.total)
+            adjust_learning_rates(optimizer, (1 - done) ** args.lr_pow)
+            torch.manual_seed(dice(args.seed, progress.epoch, progress.pictures, team.rank))
+            optimizer.zero_grad()
+            loss = torch.zeros((), device=team.device)
+            correct = torch.zeros((), dtype=torch.int64, device=team.device)
+            for i, (images, labels, *_) in enumerate(chunk):
+                images = images.to(team.device, non_blocking=True)
+                labels = labels.to(team.device, non_blocking=True)
+                last = i == len(chunk) - 1
+                with nullcontext() if last or team.size == 1 else model.no_sync():
+                    mean, right = model(images, labels, count_correct=True)
+                    # Means over a process's own pixels become parts of the mean over all pixels;
+                    # then, as gradients are averaged over processes, times their number.
+                    part = mean.mean() * (labelled[i] * team.size / max(pixels, 1))
+                    scaler.scale(part).backward()
+                loss += part.detach()
+                correct += right.sum()
+            mean_loss, all_correct = team.sum([loss.item() / team.size, correct.item()])
+            if math.isfinite(mean_loss):
+                pictures = min(step_size, progress.total - progress.pictures)
+                progress.loss += mean_loss * pictures
+                progress.scored += pictures
+                progress.correct += round(all_correct)
+                progress.labelled += round(pixels)
+            elif not scaler.is_enabled():
+                names = [name for _, _, names, _ in chunk for name in names]
+                refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, team)
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            count_skipped(scaler.get_scale() < scale, progress)
 
-        iteration = progress.pictures // step_size
-        progress.pictures = min(progress.pictures + step_size, progress.total)
-        step_time.update(time.time() - start)
-        progress.seconds += time.time() - start
-        start = time.time()
-        if time.monotonic() - run.saved > 60 * args.ckpt_minutes:
-            run.save()
-        if iteration % args.disp_iter == 0:
+            progress.pictures = min(progress.pictures + step_size, progress.total)
+            progress.seconds += time.time() - start
+            start = time.time()
             lr_encoder, lr_decoder = (group["lr"] for group in optimizer.param_groups)
-            print(
-                f"Epoch: [{progress.epoch}][{iteration}/{math.ceil(progress.total / step_size)}], "
-                f"Time: {step_time.average:.2f}, Data: {data_time.average:.2f}, "
-                f"lr_encoder: {lr_encoder:.6f}, lr_decoder: {lr_decoder:.6f}, "
-                f"Loss: {progress.loss / max(progress.scored, 1):.4f}"
-            )
+            show_step(waited, {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder})
+            if time.monotonic() - run.saved > 60 * args.ckpt_minutes:
+                run.save()
 
 
 @torch.inference_mode()
 def validate(
     model: nn.Module,
     loader: DataLoader,
-    epoch: int,
+    progress: Progress,
     classes: Classes,
     args: argparse.Namespace,
     team: Team,
     stop: StopRequest,
+    monitor: Monitor,
 ) -> tuple[float, Scores]:
     """Mean loss and scores on the validation crops; draws panels of the first few."""
     model.eval()
@@ -490,8 +534,9 @@ def validate(
         for name, image, *maps in shown[:NUM_PANELS]:
             picture = image.permute(1, 2, 0).numpy()
             figure = panel(picture, [labels.numpy() for labels in maps], classes)
-            path = Path(args.vis) / args.id / f"{results[name]}_epoch_{epoch:03d}.png"
+            path = Path(args.vis) / args.id / f"{results[name]}_epoch_{progress.epoch:03d}.png"
             write_whole(path, partial(figure.save, format="PNG"))
+            monitor.panel(results[name], figure, progress)
     team.add_up(confusion.counts)
     loss, count = team.sum([float(losses.sum), losses.count])
     return loss / count, confusion.scores()
@@ -500,8 +545,8 @@ def validate(
 def leave(stop: StopRequest, args: argparse.Namespace) -> NoReturn:
     """End the process as it was asked to; everything has been saved."""
     number = stop.signal or signal.SIGTERM  # another process of the team was asked
-    print(f"Stopped by {signal.Signals(number).name} after a save. To go on:")
-    print(shlex.join(["python", "train.py", "--resume", args.id, "--ckpt", args.ckpt]))
+    logger.info("Stopped by %s after a save. To go on:", signal.Signals(number).name)
+    logger.info(shlex.join(["python", "train.py", "--resume", args.id, "--ckpt", args.ckpt]))
     sys.exit(128 + number)
 
 

@@ -54,7 +54,9 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     a file system that refuses, memory that ran out or a lost worker (exit code 2), Ctrl-C (130), or
     a reader of its output that went away (1).
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     # Line by line, so that a log file is up to date, too; names of files may be no valid text.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     keep_freed_memory()
@@ -75,6 +77,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
         message, code = f"error: {HARDSHIPS[signs[0]]}", 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
+    logger.debug(message)  # for a log, if there is one
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
 

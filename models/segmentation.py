@@ -47,12 +47,15 @@ class SegmentationModel(nn.Module):
         # The format in which convolutions run fastest, on CPUs and GPUs alike.
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, count_correct: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The loss (a scalar) if there are labels, else the logits.
 
         Args:
             images: B x 3 x H x W, RGB, uint8 or (once rescaled) floating point in 0…255.
             labels: B x H' x W', integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
+            count_correct: with the loss, give the number of pixels that are predicted right.
 
         Returns:
             The mean cross-entropy at the labels' size, or logits B x num_class x h x w.
@@ -64,7 +67,9 @@ class SegmentationModel(nn.Module):
                 stride = self.encoder.output_stride
                 features = encode_in_windows(self.features, images, stride, WINDOW, OVERLAP)
             logits = self.decoder.logits(features)
-        return logits if labels is None else upsample_cross_entropy(logits, labels)
+        if labels is None:
+            return logits
+        return upsample_cross_entropy(logits, labels, count_correct=count_correct)
 
     def features(self, images: Tensor) -> Tensor:
         """The encoder's features, B x fc_dim x h x w, of pictures B x 3 x H x W in 0…255."""

@@ -26,8 +26,12 @@ GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
 @torch.compiler.disable
 def upsample_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int = -1, weight: Tensor | None = None
-) -> Tensor:
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = -1,
+    weight: Tensor | None = None,
+    count_correct: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
 
     Equals `F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels, …)`.
@@ -37,13 +41,16 @@ def upsample_cross_entropy(
         labels: B x H x W of an integer type; pixels equal to `ignore_index`, as that type holds it
             (-1 is 255 in uint8), do not count.
         weight: C, weights of the classes.
+        count_correct: also find out where the logit of the label is the largest.
 
     Returns:
-        The scalar loss; 0, with zero gradient, where no pixel has a label.
+        The scalar loss; 0, with zero gradient, where no pixel has a label. With `count_correct`,
+        beside it, the number of pixels whose label the logits predict (int64).
     """
     if labels.dtype == torch.uint8:
         ignore_index %= 256
-    return UpsampleCrossEntropy.apply(logits, labels, ignore_index, weight)
+    loss, correct = UpsampleCrossEntropy.apply(logits, labels, ignore_index, weight, count_correct)
+    return (loss, correct) if count_correct else loss
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
@@ -51,11 +58,17 @@ class UpsampleCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, logits: Tensor, labels: Tensor, ignore_index: int, weight: Tensor | None
-    ) -> Tensor:
+        ctx: FunctionCtx,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_index: int,
+        weight: Tensor | None,
+        count_correct: bool,
+    ) -> tuple[Tensor, Tensor]:
         upsampling = Upsampling(logits, labels.shape[-2:])
         loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
         total_weight = torch.zeros_like(loss)
+        correct = torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
         band, log_p = upsampling.new_band(), upsampling.new_band()
         for b, top, bottom in upsampling.bands():
@@ -69,7 +82,10 @@ class UpsampleCrossEntropy(torch.autograd.Function):
 
             part = log_p[: bottom - top]  # rows x W x C
             torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=part)
-            loss -= (part.gather(-1, target) * pixel_weight).sum()
+            of_label = part.gather(-1, target)
+            loss -= (of_label * pixel_weight).sum()
+            if count_correct:
+                correct += ((of_label == part.amax(-1, keepdim=True)) & labelled).sum()
             if ctx.needs_input_grad[0]:
                 # d loss / d logits = (softmax - one-hot) · weight
                 band_gradient = part.exp_().mul_(pixel_weight)
@@ -78,13 +94,16 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         total_weight = total_weight.where(total_weight > 0, 1)
         gradient = (gradient / total_weight).permute(0, 3, 1, 2).to(logits.dtype)
         ctx.save_for_backward(gradient)
-        return loss / total_weight
+        ctx.mark_non_differentiable(correct)
+        return loss / total_weight, correct
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(
+        ctx: FunctionCtx, grad_loss: Tensor, _: None
+    ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_loss.to(gradient.dtype), None, None, None
+        return gradient * grad_loss.to(gradient.dtype), None, None, None, None
 
 
 @torch.compiler.disable

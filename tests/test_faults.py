@@ -69,9 +69,9 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(script, data, monke
     losses = iter([1.0, float("inf")])
     forward = train.SegmentationModel.forward
 
-    def spoilt(self, images, labels=None):
-        loss = forward(self, images, labels)
-        return loss if labels is None else loss * next(losses)
+    def spoilt(self, images, labels=None, **flags):
+        out = forward(self, images, labels, **flags)
+        return out if labels is None else (out[0] * next(losses), out[1])
 
     monkeypatch.setattr("models.SegmentationModel.forward", spoilt)
     flags = ("--ckpt_minutes", "0", "--num_epoch", "2")
@@ -99,9 +99,9 @@ def test_a_gradient_that_overflows_once_costs_a_step_and_no_more(script, data, m
     losses = iter([float("inf")])
     forward = train.SegmentationModel.forward
 
-    def spoilt(self, images, labels=None):
-        loss = forward(self, images, labels)
-        return loss if labels is None else loss * next(losses, 1.0)
+    def spoilt(self, images, labels=None, **flags):
+        out = forward(self, images, labels, **flags)
+        return out if labels is None else (out[0] * next(losses, 1.0), out[1])
 
     monkeypatch.setattr("models.SegmentationModel.forward", spoilt)
     flags = ("--amp", "fp16", "--num_epoch", "1")

@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 
 import train
+from checkpoint import Progress
 from classes import ADE20K_CLASSES, read_classes
 from dataset import TrainDataset, ValDataset, make_loader
 from distributed import Team
 from models import ModelBuilder, SegmentationModel
+from monitor import Monitor
 
 from .conftest import Data
 
@@ -68,6 +70,7 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     kinds = ("latest", "best", "epoch_2")
     expected = {f"{part}_{kind}.pth" for part in ("encoder", "decoder") for kind in kinds}
     expected |= {"config.json", "history.csv", "loss.png", "accuracy.png", "training_latest.pth"}
+    expected |= {"train.log"}
     assert {path.name for path in folder.iterdir()} == expected
     config = json.loads((folder / "config.json").read_text())
     assert config["weights_used"] == "none" and config["fc_dim"] == 512 and config["seed"] == 1234
@@ -221,9 +224,14 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     folders = (data.folder / "images", data.folder / "annotations")
     dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=32, segSize=32)
     args = SimpleNamespace(vis=tmp_path, id="run")
-    rest = (1, read_classes(ADE20K_CLASSES, 4), args, Team("cpu", 9), SimpleNamespace(signal=0))
+    monitor = Monitor(tmp_path, 1, 1, torch.device("cpu"), writes=False)
+    rest = (Progress(), read_classes(ADE20K_CLASSES, 4), args, Team("cpu", 9))
     losses = [
-        train.validate(model, make_loader(dataset, 0, batch_size=size), *rest)[0] for size in (1, 3)
+        train.validate(
+            *(model, make_loader(dataset, 0, batch_size=size), *rest),
+            *(SimpleNamespace(signal=0), monitor),
+        )[0]
+        for size in (1, 3)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -252,12 +260,11 @@ def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_without_a_gpu_training_says_so_once_and_goes_on(script, data, monkeypatch, caplog):
-    caplog.set_level("INFO")
+def test_without_a_gpu_training_says_so_once_and_goes_on(script, data, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     flags = [flag for flag in SMALL if flag not in ("--device", "cpu")]
     result = script("train.py", *flags, *data.flags, "--num_epoch", "1")
-    assert result.code == 0 and caplog.text.count("No GPU found") == 1
+    assert result.code == 0 and result.out.count("No GPU found") == 1
 
 
 def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, run, tmp_path):
@@ -468,7 +475,6 @@ BAD_TRAINING = {
     "no such flag": (None, ["--epochs", "3"], ["--epochs"]),
     "no epochs": (None, ["--num_epoch", "0"], ["--num_epoch", "at least 1"]),
     "endless rate": (None, ["--lr_encoder", "inf"], ["--lr_encoder", "finite"]),
-    "diverging": (None, ["--lr_encoder", "1e30"], ["epoch 1", "--lr_encoder", "at train/"]),
     "endless id": (None, ["--id", "x" * 300], ["--id", "short"]),
     "id that looks like a flag": (None, ["--id=-x"], ["--id", "plain"]),
     "part of a picture": (None, ["--imgSize", "32.5"], ["--imgSize", "whole number"]),
@@ -506,6 +512,16 @@ def test_bad_training_input_is_one_line_exit_code_2_and_leaves_nothing(
     assert result.err.startswith("train.py: error: ")
     assert all(culprit in result.err for culprit in culprits), result.err
     assert sorted(path for path in (tmp_path / "here").rglob("*")) == before
+
+
+def test_a_training_that_diverges_ends_in_one_line_and_leaves_only_its_log(script, data):
+    flags = ("--id", "new", *SMALL, *data.flags, "--lr_encoder", "1e30")
+    result = script("train.py", *flags)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert all(culprit in result.err for culprit in ("epoch 1", "--lr_encoder", "at train/"))
+    (log,) = Path("ckpt/new").iterdir()
+    assert log.read_text().endswith(result.err.removeprefix("train.py: "))
+    assert script("train.py", "--id", "new", *SMALL, *data.flags, "--num_epoch", "1").code == 0
 
 
 BAD_USE = {

@@ -130,6 +130,17 @@ def test_gradients_flow_on_through_checkpointing_and_are_scaled():
     torch.testing.assert_close(x.grad, 3 * gradient)
 
 
+def test_correct_pixels_are_those_whose_label_the_argmax_gives(monkeypatch):
+    monkeypatch.setattr("models.upsample.CPU_BAND_BYTES", 4000)
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 4, 6, requires_grad=True), torch.randint(-1, 5, (2, 23, 17))
+    loss, correct = upsample_cross_entropy(logits, labels, count_correct=True)
+    assert correct == (upsample_argmax(logits, (23, 17)) == labels).sum() > 0
+    loss.backward()
+    torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
+    assert logits.grad.abs().sum() > 0
+
+
 def test_backward_a_second_time_or_for_a_second_order_is_a_clear_error():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     loss = upsample_cross_entropy(logits, torch.zeros(1, 8, 8, dtype=torch.uint8))
