@@ -96,6 +96,13 @@ class Team:
             dist.all_gather_object(values, value)
         return values
 
+    def collect(self, value: object) -> list:
+        """What each process has, by rank, for rank 0; the others get nothing."""
+        values = [value] * self.size if self.rank == 0 else []
+        if self.size > 1:
+            dist.gather_object(value, values or None)
+        return values
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the buffers, such as BatchNorm's statistics, that rank 0 has."""
         if self.size > 1:

@@ -4,13 +4,17 @@
     python eval.py --id ID --scales 1 --visualize 1      # one scale; panels in RESULT/ID
     python eval.py --id ID --suffix _epoch_20.pth --num_val 100
     torchrun --nproc_per_node 4 eval.py --id ID          # a quarter of the pictures each
+    python eval.py --id ID --report 1                    # a page to look at: RESULT/ID/report.html
+    python eval.py --compare ID_A ID_B                   # two evaluated runs, side by side
 
 Architecture, classes and lists are the run's own unless given. The scores, each at the label's own
-size, also go to RESULT/ID/scores.json.
+size, also go to RESULT/ID/scores.json, and counts of each picture to RESULT/ID/pictures.npz.
 """
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +29,8 @@ from distributed import Team
 from inference import SCALES, batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
+from report import Collector, build_page, join
+from report.compare import compare, table
 from utils import (
     ConfusionMatrix,
     Scores,
@@ -40,7 +46,7 @@ WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
-    parser.shared("id", required=True)
+    parser.shared("id")
     parser.shared("suffix")
     parser.from_run("arch_encoder", "arch_decoder")
     parser.shared("fc_dim")
@@ -53,17 +59,37 @@ def parse_args() -> argparse.Namespace:
     parser.shared("workers", "device", "amp", "ckpt")
     parser.shared("visualize", default=0)
     parser.shared("result", default="./result")
-    return parser.parse_args()
+    parser.add_argument(
+        "--report", type=int, choices=(0, 1), default=0, help="1 = write a page to look at"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("ID_A", "ID_B"), help="compare two evaluated runs instead"
+    )
+    args = parser.parse_args()
+    if args.id is None and args.compare is None:
+        parser.error("the following arguments are required: --id")
+    return args
 
 
 def main() -> None:
     args = parse_args()
+    if args.compare:
+        return print_comparison(Path(args.result), *args.compare)
     config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
     complete(args, config)
     team = Team(args.device, WAIT)
     with team.watch(), team.one_voice():
         evaluate(args, encoder_file, decoder_file, team)
     team.close()
+
+
+def print_comparison(result: Path, first: str, second: str) -> None:
+    """Tell what differs between two evaluated runs, and keep it."""
+    found = compare(result, first, second)
+    path = result / f"{first}-{second}.json"
+    write_whole(path, text(json.dumps(found, indent=2, ensure_ascii=False) + "\n"))
+    print("\n".join([f"A: {first}\nB: {second}", *table(found)]))
+    print(f"{found['pictures']} pictures; comparison: {path}")
 
 
 def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, team: Team) -> None:
@@ -84,6 +110,8 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
 
     results = result_names(dataset.names)
     confusion = ConfusionMatrix(args.num_class, team.device)
+    collector = Collector(args.num_class)
+    places = {name: place for place, name in enumerate(dict.fromkeys(dataset.names))}
     share = range(team.rank, len(dataset), team.size)
     loader = make_loader(dataset, args.workers, batch_size=None, sampler=share)
     done, told = 0, time.time()
@@ -94,7 +122,14 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
         predictions = predict(model, images, size, args.imgSize, args.scales)
-        confusion.update(predictions, labels.to(team.device))
+        for name, image, label, found in zip(names, images, labels, predictions, strict=True):
+            counts = ConfusionMatrix(args.num_class, team.device)
+            counts.update(found, label.to(team.device))
+            confusion.counts += counts.counts
+            collector.add(places[name], counts.counts.cpu().numpy())
+            if args.report:
+                maps = label.long().numpy(), found.cpu().numpy()
+                collector.show(places[name], image.permute(1, 2, 0).numpy(), *maps)
         if args.visualize:
             folder.mkdir(parents=True, exist_ok=True)
             for i, name in enumerate(names):
@@ -107,10 +142,20 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
             told = time.time()
 
     team.add_up(confusion.counts)
+    parts = team.collect(collector)
     if team.rank == 0:
+        whole, listed = join(parts), list(places)
         scores = confusion.scores()
         write_scores(folder / "scores.json", scores, classes, args, len(dataset))
+        whole.counts(listed).write(folder / "pictures.npz")
         print_scores(scores, classes)
+        if args.report:
+            launcher = f"torchrun --nproc_per_node {team.size}" if team.size > 1 else "python"
+            settings = {"command": f"{launcher} {shlex.join(sys.argv)}", **vars(args)}
+            matrix = confusion.counts.cpu().numpy()
+            page = build_page(whole, listed, matrix, scores, classes, settings)
+            write_whole(folder / "report.html", lambda file: file.write(page))
+            print(f"report: {folder / 'report.html'}")
         print(f"{len(dataset)} pictures; scores: {folder / 'scores.json'}")
 
 

@@ -77,7 +77,7 @@ def test_many_processes_train_the_network_that_one_trains(data, tmp_path):
                 assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-4)
 
 
-def test_a_shared_evaluation_gives_the_very_scores_of_one_process(data, tmp_path):
+def test_a_shared_evaluation_gives_the_very_scores_and_report_of_one_process(data, tmp_path):
     folder = tmp_path / "ckpt/run"
     folder.mkdir(parents=True)
     torch.manual_seed(0)
@@ -86,15 +86,25 @@ def test_a_shared_evaluation_gives_the_very_scores_of_one_process(data, tmp_path
         ("decoder", ModelBuilder.build_decoder(num_class=4)),
     ):
         torch.save(part[1].state_dict(), folder / f"{part[0]}_best.pth")
-    flags = ["--id", "run", "--arch_encoder", "resnet34_dilated16", *data.flags[2:], "--amp", "off"]
-    reports = []
+    flags = ["--id", "run", "--arch_encoder", "resnet34_dilated16", *data.flags[2:]]
+    flags += ["--amp", "off", "--workers", 0, "--report", 1]
+    outcomes = []
     for processes in (1, 2, 3):
-        result = run(tmp_path, processes, "eval.py", *flags, "--workers", 0, "--result", processes)
+        result = run(tmp_path, processes, "eval.py", *flags, "--result", processes)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("7 pictures; scores") == 1
-        reports.append(json.loads((tmp_path / f"{processes}/run/scores.json").read_text()))
-        del reports[-1]["settings"]
-    assert reports[0] == reports[1] == reports[2]
+        folder = tmp_path / f"{processes}/run"
+        scores = json.loads((folder / "scores.json").read_text())
+        page = (folder / "report.html").read_text()
+        page, settings = page.split('"settings": ')
+        outcomes.append(
+            (
+                {**scores, "settings": None},
+                (folder / "pictures.npz").read_bytes(),
+                (page, settings.split("</script>", 1)[1]),
+            )
+        )
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def test_a_mistake_is_told_once(data, tmp_path):

@@ -341,7 +341,8 @@ def test_eval_takes_a_plain_pair_of_weights_with_the_flags(script, data, run):
 
 def test_eval_draws_the_pictures_on_demand(script, run, tmp_path):
     script("eval.py", "--id", "run", "--scales", "1", "--workers", "0")
-    assert [path.name for path in (tmp_path / "here/result/run").iterdir()] == ["scores.json"]
+    files = {path.name for path in (tmp_path / "here/result/run").iterdir()}
+    assert files == {"scores.json", "pictures.npz"}
     script("eval.py", "--id", "run", "--scales", "1", "--workers", "0", "--visualize", "1")
     assert len(list((tmp_path / "here/result/run").glob("val_?.png"))) == 3
 
