@@ -46,24 +46,30 @@ WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
+    parser.group("run")
     parser.shared("id")
     parser.shared("suffix")
-    parser.from_run("arch_encoder", "arch_decoder")
-    parser.shared("fc_dim")
-    parser.from_run("list_val", "root_img", "root_seg")
-    parser.shared("num_val", default=-1)
-    parser.shared("batch_size")
-    parser.shared("imgSize", "segSize", default=-1)
-    parser.from_run("num_class", "list_class")
-    parser.shared("scales", default=SCALES)
-    parser.shared("workers", "device", "amp", "ckpt")
-    parser.shared("visualize", default=0)
-    parser.shared("result", default="./result")
-    parser.add_argument(
-        "--report", type=int, choices=(0, 1), default=0, help="1 = write a page to look at"
-    )
     parser.add_argument(
         "--compare", nargs=2, metavar=("ID_A", "ID_B"), help="compare two evaluated runs instead"
+    )
+    parser.group("model")
+    parser.from_run("arch_encoder", "arch_decoder")
+    parser.shared("fc_dim")
+    parser.from_run("num_class", "list_class")
+    parser.group("data")
+    parser.from_run("list_val", "root_img", "root_seg")
+    parser.shared("num_val", default=-1)
+    parser.shared("imgSize", "segSize", default=-1)
+    parser.shared("scales", default=SCALES)
+    parser.shared("workers")
+    parser.group("hardware")
+    parser.shared("batch_size", "device", "amp")
+    parser.group("output")
+    parser.shared("ckpt")
+    parser.shared("result", default="./result")
+    parser.shared("visualize", default=0)
+    parser.add_argument(
+        "--report", type=int, choices=(0, 1), default=0, help="1 = write a page to look at"
     )
     args = parser.parse_args()
     if args.id is None and args.compare is None:

@@ -1,7 +1,9 @@
 """The flags that the scripts share, each defined once."""
 
 import argparse
+import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -87,7 +89,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to each flag's help, but for those whose help tells it in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,6 +101,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+        self.add_argument = super().add_argument
+
+    def group(self, title: str) -> None:
+        """Flags that are added from here on stand under this title in the help."""
+        self.add_argument = self.add_argument_group(title).add_argument
 
     def shared(self, *names: str, **changes: object) -> None:
         """Add shared flags by name; `changes` (default, help …) apply to each of them."""
@@ -112,6 +119,10 @@ class Parser(argparse.ArgumentParser):
             self.shared(name, default=None, help=help)
 
     def error(self, message: str) -> NoReturn:
+        for flag in re.findall(r"--[\w-]+", message):
+            nearest = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            if nearest and nearest != [flag]:
+                message += f"; did you mean {nearest[0]}?"
         line = UserError(f"{message} (--help lists all flags)")
         self.exit(2, f"{self.prog}: error: {line}\n")
 

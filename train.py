@@ -79,12 +79,15 @@ FIXED = (
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
+    parser.group("run")
     parser.shared("id", help="name of the run (default: composed from the settings)")
     parser.add_argument(
         "--resume",
         metavar="ID",
         help="go on with a run, an id or a folder; 1 = with that of --id, or start it if it is new",
     )
+
+    parser.group("model")
     parser.shared("arch_encoder", "arch_decoder")
     parser.add_argument(
         "--weights_encoder",
@@ -94,18 +97,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--weights_decoder", default="", help="initial weights: a file, '' = random"
     )
-    parser.shared("fc_dim")
+    parser.shared("fc_dim", "num_class", "list_class")
 
+    parser.group("data")
     parser.add_argument(
         "--list_train",
         default="./data/ADE20K_object150_train.txt",
         help="training pictures, relative to ROOT_IMG, one a line",
     )
     parser.shared("list_val", "root_img", "root_seg")
-
+    parser.shared("num_val", default=128)
     parser.add_argument(
-        "--num_gpus", type=positive, default=1, help="GPUs to use, if there are any"
+        "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
     )
+    parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
+    parser.shared("workers")
+
+    parser.group("optimisation")
+    parser.add_argument("--num_epoch", type=positive, default=100, help="epochs to train for")
     parser.add_argument(
         "--batch_size_per_gpu",
         type=positive,
@@ -115,19 +124,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--accumulate", type=positive, default=1, help="batches whose gradients make up a step"
     )
-    parser.add_argument(
-        "--parallel",
-        default="ddp",
-        choices=("ddp", "dp"),
-        help="several GPUs: ddp = a process for each, dp = all in one process, which is slower",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=within(float, 1),
-        default=600,
-        help="seconds that a process waits for another before the training ends",
-    )
-    parser.add_argument("--num_epoch", type=positive, default=100, help="epochs to train for")
     parser.add_argument(
         "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
     )
@@ -153,14 +149,33 @@ def parse_args() -> argparse.Namespace:
         choices=(0, 1),
         help="1 = BatchNorm over the batches of all GPUs (default: where each has less than 16)",
     )
-
-    parser.shared("num_val", default=128)
-    parser.shared("workers")
+    parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
     parser.add_argument(
-        "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
+        "--deterministic",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = the same bits from the same seed on GPUs, too, at some cost in speed",
     )
-    parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
-    parser.shared("num_class", "list_class", "device", "amp")
+
+    parser.group("hardware")
+    parser.shared("device")
+    parser.add_argument(
+        "--num_gpus", type=positive, default=1, help="GPUs to use, if there are any"
+    )
+    parser.add_argument(
+        "--parallel",
+        default="ddp",
+        choices=("ddp", "dp"),
+        help="several GPUs: ddp = a process for each, dp = all in one process, which is slower",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=within(float, 1),
+        default=600,
+        help="seconds that a process waits for another before the training ends",
+    )
+    parser.shared("amp")
     parser.add_argument(
         "--compile", type=int, default=0, choices=(0, 1), help="1 = compile the network first"
     )
@@ -171,15 +186,12 @@ def parse_args() -> argparse.Namespace:
         choices=(0, 1),
         help="1 = compute the encoder twice rather than remember it: slower, in less memory",
     )
-    parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
-    parser.add_argument(
-        "--deterministic",
-        type=int,
-        default=0,
-        choices=(0, 1),
-        help="1 = the same bits from the same seed on GPUs, too, at some cost in speed",
-    )
+
+    parser.group("output")
     parser.shared("ckpt")
+    parser.add_argument(
+        "--ckpt_epoch", type=positive, default=10, help="epochs between kept weights"
+    )
     parser.add_argument(
         "--ckpt_minutes",
         type=within(float, 0),
@@ -187,6 +199,7 @@ def parse_args() -> argparse.Namespace:
         help="minutes between saves within an epoch",
     )
     parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
+    parser.add_argument("--eval_epoch", type=positive, default=1, help="epochs between validations")
     parser.add_argument("--disp_iter", type=positive, default=20, help="iterations between lines")
     parser.add_argument(
         "--tensorboard",
@@ -194,10 +207,6 @@ def parse_args() -> argparse.Namespace:
         default=0,
         choices=(0, 1),
         help="1 = curves and panels for TensorBoard, in CKPT/ID/tensorboard",
-    )
-    parser.add_argument("--eval_epoch", type=positive, default=1, help="epochs between validations")
-    parser.add_argument(
-        "--ckpt_epoch", type=positive, default=10, help="epochs between kept weights"
     )
 
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """`ModelBuilder`: the name of an encoder or a decoder becomes a module with its weights."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import nn
@@ -45,7 +46,7 @@ class ModelBuilder:
             ModelError: unknown architecture, another width, or weights that cannot be had.
         """
         if arch not in ENCODERS:
-            raise ModelError(f"unknown encoder {arch!r}; known: {', '.join(ENCODERS)}")
+            raise ModelError(unknown("encoder", arch, ENCODERS))
         encoder = ENCODERS[arch]()
         if fc_dim not in (None, encoder.fc_dim):
             raise ModelError(
@@ -77,8 +78,15 @@ class ModelBuilder:
             ModelError: unknown architecture, or weights that cannot be read or do not fit.
         """
         if arch not in DECODERS:
-            raise ModelError(f"unknown decoder {arch!r}; known: {', '.join(DECODERS)}")
+            raise ModelError(unknown("decoder", arch, DECODERS))
         decoder = DECODERS[arch](num_class, fc_dim, segSize=segSize, use_softmax=use_softmax)
         if weights:
             load_file(decoder, f"{arch} with {num_class} classes", weights)
         return decoder
+
+
+def unknown(kind: str, arch: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of the known ones."""
+    nearest = difflib.get_close_matches(arch, known, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"unknown {kind} {arch!r}; {hint}known: {', '.join(known)}"

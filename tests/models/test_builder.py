@@ -105,6 +105,8 @@ def test_unknown_architectures_are_refused_with_the_known():
         ModelBuilder.build_encoder("resnet18")
     with pytest.raises(ModelError, match="unet.*psp_bilinear"):
         ModelBuilder.build_decoder("unet")
+    with pytest.raises(ModelError, match="did you mean resnet50_dilated8"):
+        ModelBuilder.build_encoder("resnet50_dilate8")
 
 
 def test_a_width_that_disagrees_is_refused():
