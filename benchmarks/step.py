@@ -4,11 +4,13 @@
 
 Two pictures of 384 x 384 pixels and 150 classes, from pictures to updated weights. Peers come from
 `benchmarks/requirements.txt` and are left out where they are not installed; they are given fused
-optimisers, the memory format that suits them, and the loss at full resolution, as ours is.
+optimisers, the memory format that suits them, the loss at full resolution, as ours is, and half
+precision where train.py would take it here.
 """
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 
@@ -55,14 +57,19 @@ def ours(
     return step(model, lambda labels: model(images, labels.to(torch.uint8)), side, batch)
 
 
-def peer(build_peer: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]) -> Job:
+def peer(
+    build_peer: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]],
+    amp: torch.dtype | None,
+) -> Job:
     """Another library's network, whose logits `forward` gives at full size."""
     model, forward = build_peer()
     model.to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
 
     def loss(labels: Tensor) -> Tensor:
-        return F.cross_entropy(forward(images), labels, ignore_index=-1)
+        with torch.autocast("cpu", dtype=amp) if amp else nullcontext():
+            logits = forward(images)
+        return F.cross_entropy(logits.float(), labels, ignore_index=-1)
 
     return step(model, loss, SIDE, BATCH)
 
@@ -182,9 +189,16 @@ def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
 def tables(args: argparse.Namespace) -> Tables:
     r34c1, r34psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet34_dilated8", "psp_bilinear")
     r50psp = ("resnet50_dilated8", "psp_bilinear")
-    smp = {"segmentation-models-pytorch, PSPNet of ResNet-34": partial(peer, smp_pspnet34)}
-    mit = {"mit-semseg, ResNet50dilated + PPM": partial(peer, mit_semseg_ppm50)}
-    fcn = {"torchvision, fcn_resnet50": partial(peer, torchvision_fcn50)}
+    amp = select_amp("auto", torch.device("cpu"))
+    precision = ", in half precision" if amp else ""
+    smp, mit, fcn = (
+        {f"{name}{precision}": partial(peer, build_peer, amp)}
+        for name, build_peer in (
+            ("segmentation-models-pytorch, PSPNet of ResNet-34", smp_pspnet34),
+            ("mit-semseg, ResNet50dilated + PPM", mit_semseg_ppm50),
+            ("torchvision, fcn_resnet50", torchvision_fcn50),
+        )
+    )
     checkpointed = {
         "`train.py --amp off --grad_checkpoint 1`": partial(ours, *r34c1, grad_checkpoint=True)
     }
@@ -193,7 +207,7 @@ def tables(args: argparse.Namespace) -> Tables:
             recipes(*r34c1) | checkpointed, args.rounds
         ),
         "Training step, resnet34_dilated8 + psp_bilinear": compare(
-            {"`train.py --amp off`": partial(ours, *r34psp)}
+            {"`train.py`": partial(ours, *r34psp, amp)}
             | installed("segmentation_models_pytorch", smp),
             args.rounds,
         ),
