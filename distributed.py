@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
@@ -73,9 +74,13 @@ class Team:
         """The model, whose gradients become the mean over the processes."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(
-            model, device_ids=[self.device] if self.device.type == "cuda" else None
-        )
+        if self.device.type == "cuda":
+            return DistributedDataParallel(model, device_ids=[self.device])
+        # After the first step, gradients would be packed anew, in the order of their arrival, and
+        # sums over three processes be rounded otherwise: a resumed training would differ in its
+        # last bits. Looking for parameters without gradient, which none is, keeps the packs.
+        warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified")
+        return DistributedDataParallel(model, find_unused_parameters=True)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the processes."""

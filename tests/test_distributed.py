@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models import ModelBuilder
-from stress.kills import outcome, worker
+from stress.kills import outcome, same, worker
 
 from .conftest import ROOT, Data, changed_training
 from .test_scripts import SMALL
@@ -75,6 +75,30 @@ def test_many_processes_train_the_network_that_one_trains(data, tmp_path):
         for row, expected in zip(outcomes[processes][1], history, strict=True):
             for key in ("train_loss", "val_loss", "pixel_accuracy", "mean_iou"):
                 assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+
+
+def test_three_processes_go_on_to_the_last_bit(data, tmp_path):
+    """Stopped after the first of three steps an epoch. Sums of three depend on their order."""
+    change = """
+import optim, signal
+adjust, steps = optim.adjust_learning_rates, []
+def stopped(*args):
+    steps.append(args)
+    if len(steps) == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    adjust(*args)
+optim.adjust_learning_rates = stopped
+"""
+    flags = [*SMALL, *data.flags, "--num_epoch", 2, "--batch_size_per_gpu", 1, "--eval_epoch", 2]
+    flags += ["--optim", "AdamW"]
+    assert run(tmp_path, 3, "train.py", "--id", "whole", *flags).returncode == 0
+    script = changed_training(tmp_path, change)
+    assert run(tmp_path, 3, script, "--id", "cut", *flags).returncode != 0
+    progress = torch.load(tmp_path / "ckpt/cut/training_latest.pth", weights_only=True)["progress"]
+    assert progress["pictures"] == 3
+    result = run(tmp_path, 3, "train.py", "--resume", "cut")
+    assert result.returncode == 0, result.stderr
+    assert same(outcome(tmp_path / "ckpt/whole"), outcome(tmp_path / "ckpt/cut"))
 
 
 def test_a_shared_evaluation_gives_the_very_scores_and_report_of_one_process(data, tmp_path):
