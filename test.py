@@ -94,8 +94,8 @@ def main() -> None:
             write_labels(folder / f"{names[path]}{LABELS}", labels, args.num_class)
             if args.visualize:
                 picture = image.permute(1, 2, 0).numpy()
-                panel(picture, [labels], classes).save(folder / f"{names[path]}{PANEL}")
-            top = class_shares(labels)[:NUM_TOP]
+                panel(picture, labels, classes).save(folder / f"{names[path]}{PANEL}")
+            top = class_shares(labels, args.num_class)[:NUM_TOP]
             print(f"{path}: {', '.join(f'{classes.names[i]} {share:.1%}' for i, share in top)}")
     print(f"Segmented {len(paths) - len(unreadable)} of {len(paths)}; results: {folder}")
     if unreadable:

@@ -160,6 +160,10 @@ def test_learning_rates_decay_every_iteration(script, data):
     )
     rates = [float(rate) for rate in re.findall(r"lr_decoder: ([\d.]+)", result.out)]
     assert rates == pytest.approx([0.01 * (1 - step / 4) ** 0.5 for step in range(4)], abs=1e-6)
+    with open("ckpt/mine/history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["lr_decoder"]) for row in rows] == pytest.approx(rates[1::2], abs=1e-6)
+    assert [10 * float(row["lr_encoder"]) for row in rows] == pytest.approx(rates[1::2], abs=1e-5)
 
 
 def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
