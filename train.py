@@ -74,6 +74,7 @@ FIXED = (
     *("arch_encoder", "arch_decoder", "weights_encoder", "weights_decoder", "fc_dim", "num_class"),
     *("batch_size_per_gpu", "accumulate", "num_epoch", "optim", "lr_encoder", "lr_decoder"),
     *("lr_pow", "beta1", "weight_decay", "fix_bn", "sync_bn", "imgSize", "segSize", "amp", "seed"),
+    *("label_offset",),
 )
 
 
@@ -105,7 +106,7 @@ def parse_args() -> argparse.Namespace:
         default="./data/ADE20K_object150_train.txt",
         help="training pictures, relative to ROOT_IMG, one a line",
     )
-    parser.shared("list_val", "root_img", "root_seg")
+    parser.shared("list_val", "root_img", "root_seg", "label_offset")
     parser.shared("num_val", default=128)
     parser.add_argument(
         "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
@@ -290,6 +291,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             torch.use_deterministic_algorithms(True, warn_only=True)
 
         data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
+        data["label_offset"] = args.label_offset
         crop = dict(imgSize=args.imgSize, segSize=args.segSize)
         train_set = TrainDataset(args.list_train, **data, **crop, seed=args.seed)
         val_set = ValDataset(args.list_val, **data, **crop, limit=args.num_val)
