@@ -55,23 +55,31 @@ class SegmentationDataset(Dataset):
     Args:
         list_file: names pictures relative to `root_img`, one a line.
         root_img: folder of the pictures.
-        root_seg: folder of the labels: PNGs of the same name, 0 = unlabelled, 1…num_class.
+        root_seg: folder of the labels: PNGs of the same name, with values as `read_label` has them.
         num_class: number of classes.
         limit: use only the first so many; -1 = all.
+        label_offset: the value of the first class in the files, 1 or 0.
 
     Raises:
         UserError: list or files are missing; later, as items are read, a file cannot be decoded, a
-            label's size is not its picture's, or it holds a value above num_class.
+            label's size is not its picture's, or it holds a value that is no class.
     """
 
     def __init__(
-        self, list_file: str, root_img: str, root_seg: str, num_class: int, limit: int = -1
+        self,
+        list_file: str,
+        root_img: str,
+        root_seg: str,
+        num_class: int,
+        limit: int = -1,
+        label_offset: int = 1,
     ):
         self.list_file = list_file
         self.names = read_list(list_file, limit)
         self.root_img = Path(root_img)
         self.root_seg = Path(root_seg)
         self.num_class = num_class
+        self.label_offset = label_offset
         looked_up = range(0, len(self), math.ceil(len(self) / MAX_LOOKED_UP))
         files = [path for i in looked_up for path in self.paths(i)]
         absent = [str(path) for path in files if not os.path.isfile(path)]
@@ -104,7 +112,7 @@ class SegmentationDataset(Dataset):
         """A picture H x W x 3 and its label H x W, as decoded."""
         path_img, path_seg = self.paths(index)
         picture = read_picture(path_img)
-        label = read_label(path_seg, self.num_class)
+        label = read_label(path_seg, self.num_class, self.label_offset)
         if picture.shape[:2] != label.shape:
             sizes = [f"{array.shape[1]} x {array.shape[0]}" for array in (picture, label)]
             raise UserError(
@@ -328,32 +336,60 @@ def read_picture(path: str | Path) -> np.ndarray:
     return decode(read_bytes(path), path, cv2.IMREAD_COLOR_RGB)
 
 
-def read_label(path: str | Path, num_class: int) -> np.ndarray:
+def read_label(path: str | Path, num_class: int, offset: int = 1) -> np.ndarray:
     """A label H x W: classes from 0, unlabelled -1; uint8, where that is 255, up to 255 classes.
 
-    The file holds the classes from 1, 0 = unlabelled, as shades of grey or indices of a palette.
+    Args:
+        path: a file as `read_values` takes it.
+        num_class: number of classes.
+        offset: the value of the first class in the file: 1, as ADE20K has it, or 0, as Cityscapes
+            and PASCAL VOC do. What is unlabelled there, `unlabelled_value` tells.
 
     Raises:
-        UserError: the file is no PNG of a single channel, cannot be decoded, promises more than
-            `MAX_PIXELS`, or holds a value above num_class.
+        UserError: the file cannot be read, or holds a value that is no class.
+    """
+    values = read_values(path)
+    unlabelled = unlabelled_value(num_class, offset)
+    last = num_class - 1 + offset
+    highest = values.max(where=values != unlabelled, initial=0)
+    if highest > last:
+        first, other = ("0", "255") if offset else ("1", "0")
+        raise UserError(
+            f"{path} holds the value {highest}, but the classes of --num_class {num_class} go from "
+            f"{offset} to {last}, and {unlabelled} is unlabelled; where {first} is the first class "
+            f"and {other} unlabelled: --label_offset {1 - offset}"
+        )
+    label = values.astype(np.uint8 if num_class <= 255 else np.int32) - offset
+    if label.dtype == np.int32:
+        label[values == unlabelled] = -1
+    return label
+
+
+def unlabelled_value(num_class: int, offset: int) -> int:
+    """What marks an unlabelled pixel in a file: 0, or where that is a class the highest value, of
+    16 bits if classes take more than 8."""
+    return 0 if offset else 255 if num_class <= 255 else 2**16 - 1
+
+
+def read_values(path: str | Path) -> np.ndarray:
+    """The values H x W of a label's file, shades of grey or indices of a palette, uint8 or uint16.
+
+    Raises:
+        UserError: the file is no PNG of a single channel, cannot be decoded, or promises more than
+            `MAX_PIXELS`.
     """
     content = read_bytes(path)
     if not content.startswith(PNG_SIGNATURE):
         raise UserError(f"{path} is not a picture in PNG, as labels are: damaged or foreign")
-    label = decode(content, path, cv2.IMREAD_UNCHANGED)
+    values = decode(content, path, cv2.IMREAD_UNCHANGED)
     depth, colour_type = content[24:26]
     if colour_type == PNG_PALETTE:
-        label = palette_indices(content, path)
+        values = palette_indices(content, path)
     elif depth < 8:
-        label = label // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
-    if label.ndim != 2:
+        values = values // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
+    if values.ndim != 2:
         raise UserError(f"{path} is a colour picture: labels are class indices in a single channel")
-    if label.max() > num_class:
-        raise UserError(
-            f"{path} holds the value {label.max()}, but labels go to --num_class {num_class} "
-            "(0 = unlabelled)"
-        )
-    return label.astype(np.uint8 if num_class <= 255 else np.int32) - 1
+    return values
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("fc_dim")
     parser.from_run("num_class", "list_class")
     parser.group("data")
-    parser.from_run("list_val", "root_img", "root_seg")
+    parser.from_run("list_val", "root_img", "root_seg", "label_offset")
     parser.shared("num_val", default=-1)
     parser.shared("imgSize", "segSize", default=-1)
     parser.shared("scales", default=SCALES)
@@ -105,7 +105,8 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
         check_writable("--result", folder)
         classes = read_classes(args.list_class, args.num_class)
         dataset = SegmentationDataset(
-            args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val
+            *(args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val),
+            label_offset=args.label_offset,
         )
         encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
         decoder = ModelBuilder.build_decoder(

@@ -58,7 +58,12 @@ SHARED = {
     "root_img": dict(default="./data/ADEChallengeData2016/images", help="folder of the pictures"),
     "root_seg": dict(
         default="./data/ADEChallengeData2016/annotations",
-        help="folder of the labels: PNGs of class indices, 0 = unlabelled",
+        help="folder of the labels: PNGs of class indices",
+    ),
+    "label_offset": dict(
+        type=within(int, 0, 2),
+        default=1,
+        help="value of the first class in the labels: 1, where 0 is unlabelled, or 0, where 255 is",
     ),
     "num_val": dict(type=positive_or_all, help="use only the first so many pictures; -1 = all"),
     "batch_size": dict(type=positive, default=1, help="pictures at a time (only of equal size)"),

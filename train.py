@@ -29,6 +29,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.utils.data import DataLoader
 
+from balance import find_balance
 from checkpoint import (
     Progress,
     Run,
@@ -75,6 +76,7 @@ FIXED = (
     *("arch_encoder", "arch_decoder", "weights_encoder", "weights_decoder", "fc_dim", "num_class"),
     *("batch_size_per_gpu", "accumulate", "num_epoch", "optim", "lr_encoder", "lr_decoder"),
     *("lr_pow", "beta1", "weight_decay", "fix_bn", "sync_bn", "imgSize", "segSize", "amp", "seed"),
+    *("label_offset", "class_weight"),
 )
 
 
@@ -106,7 +108,7 @@ def parse_args() -> argparse.Namespace:
         default="./data/ADE20K_object150_train.txt",
         help="training pictures, relative to ROOT_IMG, one a line",
     )
-    parser.shared("list_val", "root_img", "root_seg")
+    parser.shared("list_val", "root_img", "root_seg", "label_offset")
     parser.shared("num_val", default=128)
     parser.add_argument(
         "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
@@ -141,6 +143,12 @@ def parse_args() -> argparse.Namespace:
         "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
     )
     parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
+    parser.add_argument(
+        "--class_weight",
+        default="none",
+        help="against imbalance: median = the rarer a class, the more its pixels count in the "
+        "loss; or a CSV of index,weight",
+    )
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"
     )
@@ -282,7 +290,6 @@ def train(args: argparse.Namespace, team: Team) -> None:
         if args.compile:
             check_compiler(args, team.device)
         classes = read_classes(args.list_class, args.num_class)
-        torch.manual_seed(args.seed)
         # All crops are of one size: worth finding what is best for it. Without --amp, convolutions
         # take TF32 where a GPU has it, as is torch's default, but never the head.
         torch.backends.cudnn.benchmark = not args.deterministic
@@ -291,6 +298,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             torch.use_deterministic_algorithms(True, warn_only=True)
 
         data = dict(root_img=args.root_img, root_seg=args.root_seg, num_class=args.num_class)
+        data["label_offset"] = args.label_offset
         crop = dict(imgSize=args.imgSize, segSize=args.segSize)
         train_set = TrainDataset(args.list_train, **data, **crop, seed=args.seed)
         val_set = ValDataset(args.list_val, **data, **crop, limit=args.num_val)
@@ -299,7 +307,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
         train_loader = make_loader(train_set, args.workers, batch_sampler=sampler)
         share = range(team.rank, len(val_set), team.size)
         val_loader = make_loader(val_set, args.workers, batch_size, sampler=share)
-
+        source = args.class_weight
+        if resuming and source != "none":  # the run has its own, whatever became of the source
+            source = run_file(folder, "class_weight.csv")
+    balance = find_balance(source, train_set, classes.names, args.workers, team)
+    with team.agree():
+        torch.manual_seed(args.seed)
         # A run that is resumed has weights, and other processes are given those of rank 0.
         fresh = team.rank == 0 and not resuming
         encoder = ModelBuilder.build_encoder(
@@ -311,7 +324,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
             weights=args.weights_decoder if fresh else "",
         )
         amp = select_amp(args.amp, team.device)
-        model: nn.Module = SegmentationModel(encoder, decoder, amp).to(team.device)
+        weight = torch.from_numpy(balance.weight).float() if balance else None
+        model: nn.Module = SegmentationModel(encoder, decoder, amp, weight).to(team.device)
         if args.fix_bn:
             freeze_batchnorm(model)
         if team.size > 1 and wants_sync_bn(args, team.device):
@@ -320,7 +334,10 @@ def train(args: argparse.Namespace, team: Team) -> None:
         optimizer = make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled())
         config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
         progress = Progress(total=len(train_set))
-        run = Run(folder, config, encoder, decoder, optimizer, scaler, progress, team.rank == 0)
+        run = Run(
+            *(folder, config, encoder, decoder, optimizer, scaler, progress),
+            *(team.rank == 0, balance),
+        )
         if resuming:
             config["weights_used"] = read_config(run_file(folder, "config.json")).get(
                 "weights_used"
@@ -352,6 +369,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
         ),
         *(args.imgSize, args.imgSize),
     )
+    if balance:
+        logger.info("Class weights: %s", balance)
     if args.num_gpus > 1 and args.parallel == "dp":
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
     model = team.wrap(model)
@@ -451,9 +470,10 @@ def train_one_epoch(
     """Train on the pictures of the epoch, or on those that are left of it.
 
     A step's loss is the mean over the labelled pixels of all its pictures, those of all processes
-    and of all batches that are accumulated: as if they were one batch.
+    and of all batches that are accumulated: as if they were one batch. It is a weighted mean if the
+    run has weights of the classes.
     """
-    progress, optimizer, scaler = run.progress, run.optimizer, run.scaler
+    progress, optimizer, scaler, balance = run.progress, run.optimizer, run.scaler, run.balance
     sampler = loader.batch_sampler
     sampler.epoch, sampler.start = progress.epoch, progress.pictures
     model.train()
@@ -467,7 +487,10 @@ def train_one_epoch(
             waited = time.time() - start
             defects = [defect for *_, why in chunk for defect in why if defect]
             labelled = [int(is_labelled(labels, args.num_class).sum()) for _, labels, *_ in chunk]
-            asked, replaced, pixels = team.sum([bool(stop.signal), len(defects), sum(labelled)])
+            weights = [balance.total(labels) for _, labels, *_ in chunk] if balance else labelled
+            asked, replaced, pixels, total = team.sum(
+                [bool(stop.signal), len(defects), sum(labelled), sum(weights)]
+            )
             if replaced:
                 count_unreadable(defects, progress, team)
             if asked:
@@ -489,7 +512,7 @@ def train_one_epoch(
                     mean, right = model(images, labels, count_correct=True)
                     # Means over a process's own pixels become parts of the mean over all pixels;
                     # then, as gradients are averaged over processes, times their number.
-                    part = mean.mean() * (labelled[i] * team.size / max(pixels, 1))
+                    part = mean.mean() * (weights[i] * team.size / (total or 1))
                     scaler.scale(part).backward()
                 loss += part.detach()
                 correct += right.sum()
@@ -528,7 +551,10 @@ def validate(
     stop: StopRequest,
     monitor: Monitor,
 ) -> tuple[float, Scores]:
-    """Mean loss and scores on the validation crops; draws panels of the first few."""
+    """Mean loss and scores on the validation crops; draws panels of the first few.
+
+    The loss is that of all pixels alike, whatever the classes' weights, so that runs compare.
+    """
     model.eval()
     losses, shown = AverageMeter(), []
     confusion = ConfusionMatrix(len(classes.names), team.device)

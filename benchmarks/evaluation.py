@@ -114,7 +114,9 @@ def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
     """Pixels of validation pictures to which a trained network gives the classic recipe's label."""
     config, *weights = find_run(ckpt, run_id, "_best.pth")
     data = SegmentationDataset(
-        *(config["list_val"], config["root_img"], config["root_seg"], config["num_class"]), pictures
+        *(config["list_val"], config["root_img"], config["root_seg"], config["num_class"]),
+        pictures,
+        label_offset=config.get("label_offset", 1),
     )
 
     def load() -> list[torch.nn.Module]:

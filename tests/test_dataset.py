@@ -59,6 +59,43 @@ def test_more_than_255_classes_make_wider_labels(tmp_path):
     assert read_label(path, 255).tolist() == [[255, 0, 254]]
 
 
+@pytest.mark.parametrize(
+    ("num_class", "values", "expected"),
+    [
+        (3, [0, 1, 2, 255], [0, 1, 2, 255]),
+        (255, [0, 254, 255], [0, 254, 255]),
+        (300, [0, 255, 299, 65535], [0, 255, 299, -1]),
+        (2**16 - 1, [0, 65534, 65535], [0, 65534, -1]),
+    ],
+)
+def test_classes_may_count_from_0_and_the_highest_value_be_unlabelled(
+    num_class, values, expected, tmp_path
+):
+    path = tmp_path / "label.png"
+    for dtype in (np.uint8, np.uint16)[max(values) > 255 :]:
+        Image.fromarray(np.array([values], dtype)).save(path)
+        assert read_label(path, num_class, offset=0).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "culprits"),
+    [
+        (1, 255, ["the value 255", "--num_class 4 go from 1 to 4", "--label_offset 0"]),
+        (1, 5, ["the value 5", "0 is unlabelled", "--label_offset 0"]),
+        (0, 4, ["the value 4", "--num_class 4 go from 0 to 3", "--label_offset 1"]),
+        (0, 254, ["the value 254", "255 is unlabelled", "--label_offset 1"]),
+    ],
+)
+def test_a_value_that_is_no_class_tells_of_the_other_way_to_count(
+    offset, value, culprits, tmp_path
+):
+    path = tmp_path / "label.png"
+    Image.fromarray(np.array([[0, 1, value, 255 * (1 - offset)]], np.uint8)).save(path)
+    with pytest.raises(UserError) as error:
+        read_label(path, 4, offset)
+    assert all(culprit in str(error.value) for culprit in ["label.png", *culprits])
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_grey_labels_of_any_depth_hold_their_values(depth, tmp_path):
     path = tmp_path / "label.png"

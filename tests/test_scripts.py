@@ -701,6 +701,25 @@ def test_no_picture_to_segment_is_one_line_and_exit_code_2(where, script, run):
     assert result.code == 2 and result.err.count("\n") == 1 and where in result.err
 
 
+def test_labels_counted_from_0_train_and_score_as_those_from_1_do(script, data):
+    flags = [*SMALL, *data.flags, "--num_epoch", "1"]
+    assert script("train.py", "--id", "from_1", *flags).code == 0
+    for path in data.folder.glob("annotations/*/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) - 1)
+    wrong = script("train.py", "--id", "wrong", *flags)
+    assert wrong.code == 2 and "--label_offset 0" in wrong.err
+    assert script("train.py", "--id", "from_0", *flags, "--label_offset", "0").code == 0
+    one, zero = (
+        torch.load(f"ckpt/{run}/encoder_best.pth", weights_only=True)
+        for run in ("from_1", "from_0")
+    )
+    torch.testing.assert_close(one, zero, rtol=0, atol=0)
+    result = script("eval.py", "--id", "from_0", "--scales", "1")  # the run's own way to count
+    assert result.code == 0, result.err
+    wrong = script("train.py", "--resume", "from_0", "--label_offset", "1")
+    assert wrong.code == 2 and "--label_offset would make" in wrong.err
+
+
 def test_a_label_out_of_range_ends_the_evaluation(script, data, run):
     Image.fromarray(np.full((64, 80), 9, np.uint8)).save(data.label("val/2"))
     result = script("eval.py", "--id", "run")
