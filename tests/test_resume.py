@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine
 import utils
 from checkpoint import run_file
 from models import ModelBuilder
@@ -46,8 +47,8 @@ def whole(tmp_path_factory) -> Path:
 def send(monkeypatch):
     """Arranges for signals to come in the middle of a step: at the n-th call of a function."""
 
-    def arrange(at: dict[int, int], module: str = "optim", name: str = "adjust_learning_rates"):
-        function = getattr(sys.modules[module], name)
+    def arrange(at: dict[int, int], name: str = "adjust_learning_rates"):
+        function = getattr(engine, name)
         calls = count(1)
 
         def interrupted(*args):
@@ -56,7 +57,7 @@ def send(monkeypatch):
                 os.kill(os.getpid(), number)
             return function(*args)
 
-        monkeypatch.setattr(f"{module}.{name}", interrupted)
+        monkeypatch.setattr(engine, name, interrupted)
 
     return arrange
 
@@ -84,7 +85,7 @@ def test_a_run_may_be_cut_again_and_again(script, data, whole, send):
 
 
 def test_a_validation_that_is_cut_is_done_anew(script, data, whole, send):
-    send({1: signal.SIGTERM}, "models.upsample", "upsample_argmax")
+    send({1: signal.SIGTERM}, "upsample_argmax")
     flags = ("--id", "cut", "--resume", "1", *RECIPE, *data.flags)
     assert [script("train.py", *flags).code for _ in range(2)] == [143, 0]
     assert_same(whole, Path("ckpt/cut"))
@@ -116,7 +117,7 @@ def test_saves_come_within_an_epoch_too(script, data, whole, monkeypatch):
         if next(steps) == 6:
             raise SystemExit(9)
 
-    monkeypatch.setattr("faults.count_skipped", killed)
+    monkeypatch.setattr("engine.count_skipped", killed)
     flags = ("--id", "cut", "--resume", "1", *RECIPE, *data.flags, "--ckpt_minutes", "0")
     assert script("train.py", *flags).code == 9
     result = script("train.py", *flags)
