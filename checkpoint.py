@@ -34,6 +34,8 @@ HISTORY_COLUMNS = (
     "val_loss",
     "pixel_accuracy",
     "mean_iou",
+    "lr_encoder",  # at the end of the epoch
+    "lr_decoder",
 )
 
 

@@ -38,7 +38,7 @@ from utils import (
     run_script,
     select_amp,
 )
-from visualize import panel
+from visualize import comparison
 
 TELL_SECONDS = 10  # between signs of life
 WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a process that died
@@ -141,8 +141,8 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
             folder.mkdir(parents=True, exist_ok=True)
             for i, name in enumerate(names):
                 picture = images[i].permute(1, 2, 0).numpy()
-                maps = [labels[i].numpy(), predictions[i].cpu().numpy()]
-                panel(picture, maps, classes).save(folder / f"{results[name]}.png")
+                maps = labels[i].numpy(), predictions[i].cpu().numpy()
+                comparison(picture, *maps, classes).save(folder / f"{results[name]}.png")
         done += len(batch)
         if time.time() - told > TELL_SECONDS:
             print(f"{done} of {len(share)} pictures")

@@ -42,6 +42,7 @@ from checkpoint import (
     write_whole,
 )
 from classes import Classes, read_classes
+from curves import history_figures
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from distributed import Team, is_launched, launch
 from faults import count_skipped, count_unreadable, refuse_loss
@@ -63,7 +64,7 @@ from utils import (
     select_amp,
     select_device,
 )
-from visualize import history_figures, panel
+from visualize import comparison
 
 logger = logging.getLogger("train")
 
@@ -392,11 +393,14 @@ def train_epochs(
     while progress.epoch <= args.num_epoch:
         epoch = progress.epoch
         train_one_epoch(model, train_loader, run, args, team, stop, monitor)
+        lr_encoder, lr_decoder = (group["lr"] for group in run.optimizer.param_groups)
         row = {
             "epoch": epoch,
             "train_loss": progress.mean_loss,
             "train_accuracy": progress.accuracy,
             "seconds": progress.seconds,
+            "lr_encoder": lr_encoder,
+            "lr_decoder": lr_decoder,
         }
         suffixes = [f"_epoch_{epoch}.pth"] if epoch % args.ckpt_epoch == 0 else []
         if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
@@ -544,7 +548,7 @@ def validate(
         results = result_names([name for name, *_ in shown])
         for name, image, *maps in shown[:NUM_PANELS]:
             picture = image.permute(1, 2, 0).numpy()
-            figure = panel(picture, [labels.numpy() for labels in maps], classes)
+            figure = comparison(picture, *(labels.numpy() for labels in maps), classes)
             path = Path(args.vis) / args.id / f"{results[name]}_epoch_{progress.epoch:03d}.png"
             write_whole(path, partial(figure.save, format="PNG"))
             monitor.panel(results[name], figure, progress)

@@ -1,97 +1,283 @@
-"""What a person looks at: panels of pictures and labels with a legend, and curves of a training."""
+"""Panels of pictures for a person to look at, with the classes in colour and by name, and a legend.
 
+Pictures and labels are brought to a moderate size first: enlarged where small, shrunk where large.
+"""
+
+import math
 from collections.abc import Sequence
 
 import cv2
+import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from classes import Classes, colour_code
 
-MAX_SIDE = 1024  # pixels of a tile in a panel; the label map is where every pixel of a large one is
+MIN_SIDE = 320  # pixels of the long side of a tile; smaller pictures are enlarged
+MAX_SIDE = 800  # larger ones are shrunk; the label map is where every pixel of those is
+SHAPE = 1.6  # width to height of a panel's tiles together, as nearly as can be
 GAP = 8
-LINE = 20
-FONT_SIZE = 14
+HALO = 2  # pixels of black around letters on a picture
+MARGIN = 3  # pixels between that and the border of a region
+LEAST_REGION = 0.003  # of a tile, for a region to be named
+LEAST_SHARE = 0.01  # of the pixels, for a class to stand in the legend
+MOST_ENTRIES = 32
+LONGEST_ENTRY = 12  # letters' heights; the rest of a name is cut off
+OPACITY = 0.6  # of the classes' colours over a picture
+WRONG = (255, 60, 30)
+UNLABELLED = (175, 175, 175)
+
+Entry = tuple[tuple[int, int, int], str, str]  # of a legend: colour, name, and a number or ""
 
 
-def panel(picture: np.ndarray, maps: Sequence[np.ndarray], classes: Classes) -> Image.Image:
-    """A picture, label maps in colour beside it, and a legend of the last one's classes.
+def panel(picture: np.ndarray, labels: np.ndarray, classes: Classes) -> Image.Image:
+    """A picture beside the classes over it, and a legend.
 
     Args:
         picture: H x W x 3, uint8.
-        maps: H x W each, classes from 0, anything else is unlabelled.
+        labels: h x w, classes from 0.
         classes: their names and colours.
     """
-    tiles = [shrink(picture, cv2.INTER_AREA)]
-    for labels in maps:
-        # Colours are never blended: the mean of two classes' may be a third one's.
-        tiles.append(colour_code(shrink(labels, cv2.INTER_NEAREST), classes.palette))
-    images = [Image.fromarray(tile) for tile in tiles]
-    entries = legend(maps[-1], classes)
-    font = ImageFont.load_default(FONT_SIZE)
-    text_width = max((font.getlength(text) for _, text in entries), default=0)
-    width = sum(image.width + GAP for image in images) + LINE + round(text_width) + 2 * GAP
-    height = max(*(image.height for image in images), len(entries) * LINE) + 2 * GAP
-    canvas = Image.new("RGB", (width, height), "white")
-    x = GAP
-    for image in images:
-        canvas.paste(image, (x, GAP))
-        x += image.width + GAP
+    size = tile_size(*picture.shape[:2])
+    font = load_font(size)
+    small = resize_picture(picture, size)
+    tiles = [Image.fromarray(small), named(small, resize_labels(labels, size), classes, font)]
+    return arrange(tiles, [], legend(labels, classes), font)
+
+
+def comparison(
+    picture: np.ndarray, label: np.ndarray, prediction: np.ndarray, classes: Classes
+) -> Image.Image:
+    """A picture, its label, a prediction, and where they differ; and a legend.
+
+    Args:
+        picture: H x W x 3, uint8.
+        label: h x w, classes from 0; what is none of the classes is unlabelled.
+        prediction: h x w, classes from 0.
+        classes: their names and colours.
+    """
+    label = label.astype(np.int32)
+    label[label >= len(classes.names)] = -1
+    labelled = label >= 0
+    wrong = (label != prediction)[labelled].mean() if labelled.any() else 0
+    captions = ["picture", "label", "prediction", f"wrong: {wrong:.1%}"]
+    both = np.stack([label, prediction.astype(np.int32)])
+    # Of both maps together a share would say little.
+    entries = [(colour, name, "") for colour, name, _ in legend(both, classes)]
+    if not labelled.all():
+        entries.append((UNLABELLED, "unlabelled", ""))
+
+    size = tile_size(*picture.shape[:2])
+    font = load_font(size)
+    small = resize_picture(picture, size)
+    maps = [resize_labels(labels, size) for labels in (label, prediction)]
+    tiles = [Image.fromarray(small), *(named(small, labels, classes, font) for labels in maps)]
+    tiles.append(Image.fromarray(difference(small, *maps)))
+    return arrange(tiles, captions, entries, font)
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the tiles of a picture: what is enlarged is so a whole number of times."""
+    long = max(height, width)
+    if long < MIN_SIDE:
+        factor = math.ceil(MIN_SIDE / long)
+        return height * factor, width * factor
+    scale = min(1, MAX_SIDE / long)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def load_font(size: tuple[int, int]) -> ImageFont.FreeTypeFont:
+    """The font for tiles of a size; it comes with matplotlib, and knows more than Latin letters."""
+    path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(path, 10 + max(size) // 80)
+
+
+def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture H x W x 3 in another size (height, width)."""
+    smooth = cv2.INTER_AREA if size[0] < picture.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(picture, size[::-1], interpolation=smooth)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels H x W in another size (height, width): each is the one nearest to its centre."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def overlay(picture: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
+    """The colours of labels H x W over the picture H x W x 3, with the borders between regions.
+
+    The picture is grey there, so that all colour is a class's.
+    """
+    coloured = colour_code(labels, classes.palette)
+    mixed = cv2.addWeighted(coloured, OPACITY, greyed(picture, 64, 255), 1 - OPACITY, 0)
+    mixed[borders(labels)] = 255
+    return mixed
+
+
+def greyed(picture: np.ndarray, darkest: int, brightest: int) -> np.ndarray:
+    """A picture H x W x 3 in shades of grey from `darkest` to `brightest`."""
+    shades = np.linspace(darkest, brightest, 256).astype(np.uint8)
+    return cv2.cvtColor(shades[cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)], cv2.COLOR_GRAY2RGB)
+
+
+def borders(labels: np.ndarray) -> np.ndarray:
+    """The pixels of labels H x W whose right or lower neighbour is of another class (bool)."""
+    edges = np.zeros(labels.shape, bool)
+    edges[:-1] |= labels[:-1] != labels[1:]
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edges
+
+
+def difference(picture: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The picture H x W x 3 in dim grey, but `WRONG` where the prediction H x W is not the label.
+
+    Where the label is negative, it is `UNLABELLED`.
+    """
+    tile = greyed(picture, 32, 140)
+    tile[label != prediction] = WRONG
+    tile[label < 0] = UNLABELLED
+    return tile
+
+
+def named(
+    picture: np.ndarray, labels: np.ndarray, classes: Classes, font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """An overlay with the names of the larger regions."""
+    image = Image.fromarray(overlay(picture, labels, classes))
+    draw = ImageDraw.Draw(image)
+    for x, y, name in place_names(labels, classes, font):
+        draw.text((x, y), name, "white", font, "lt", stroke_width=HALO, stroke_fill="black")
+    return image
+
+
+def place_names(
+    labels: np.ndarray, classes: Classes, font: ImageFont.FreeTypeFont
+) -> list[tuple[int, int, str]]:
+    """Names of regions of labels H x W, each with where to write it: its left and upper end.
+
+    A region is one of connected pixels of a class. Its name and halo keep within it, where it is
+    widest; regions that are small, or have no room for it, get none. So no two names overlap.
+    """
+    # A border of zeros around the picture, and between regions, which only touch across it.
+    inside = np.pad(~borders(labels), 1).astype(np.uint8)
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_3)
+    outside = cv2.integral(1 - inside)  # what a box holds of it is a sum over its four corners
+    places = []
+    for region in np.argsort(-stats[:, cv2.CC_STAT_AREA], kind="stable"):
+        x, y, width, height, area = stats[region]
+        if area < LEAST_REGION * labels.size:
+            break
+        own = regions[y : y + height, x : x + width] == region
+        row, column = np.unravel_index(own.argmax(), own.shape)
+        c = labels[y + row - 1, x + column - 1]
+        if region == 0 or not 0 <= c < len(classes.names) or not classes.names[c]:
+            continue  # the borders themselves, what is unlabelled, or has no name
+        left, top, right, bottom = font.getbbox(classes.names[c], anchor="lt", stroke_width=HALO)
+        w, h = (math.ceil(side) + 2 * MARGIN for side in (right - left, bottom - top))
+        if w > width or h > height:
+            continue
+        sums = outside[y : y + height + 1, x : x + width + 1]
+        fits = sums[h:, w:] - sums[h:, :-w] - sums[:-h, w:] + sums[:-h, :-w] == 0
+        middle = np.s_[h // 2 :, w // 2 :]  # of the box whose upper left pixel is at (0, 0)
+        fits &= own[middle][: fits.shape[0], : fits.shape[1]]
+        if fits.any():
+            deep = depth[y : y + height, x : x + width][middle][: fits.shape[0], : fits.shape[1]]
+            row, column = np.unravel_index(np.where(fits, deep, -1).argmax(), fits.shape)
+            at = x + column - 1 + MARGIN - left, y + row - 1 + MARGIN - top
+            places.append((round(at[0]), round(at[1]), classes.names[c]))
+    return places
+
+
+def class_shares(labels: np.ndarray, num_class: int) -> list[tuple[int, float]]:
+    """(class, share of the labelled pixels) in labels of any shape; largest first."""
+    # One by one, the small copies that counting makes of them stay in a cache.
+    rows = (
+        np.bincount(row[row >= 0], minlength=num_class)
+        for row in labels.reshape(-1, labels.shape[-1])
+    )
+    pixels = sum(row[:num_class] for row in rows)
+    order = np.argsort(-pixels, kind="stable")
+    return [(int(i), float(pixels[i] / pixels.sum())) for i in order if pixels[i]]
+
+
+def legend(labels: np.ndarray, classes: Classes) -> list[Entry]:
+    """Colour, name and share of the classes in labels, largest first; what is small is summed up.
+
+    In white, as what has no colour of its own.
+    """
+    shares = class_shares(labels, len(classes.names))
+    listed = [(i, share) for i, share in shares[:MOST_ENTRIES] if share >= LEAST_SHARE]
+    entries = [
+        (tuple(classes.palette[i + 1].tolist()), classes.names[i], f"{share:.0%}")
+        for i, share in listed
+    ]
+    rest = [share for _, share in shares[len(listed) :]]
+    if rest:
+        small = sum(rest)
+        number = "<1%" if small < 0.005 else f"{small:.0%}"
+        entries.append(((255, 255, 255), f"{len(rest)} more", number))
+    return entries
+
+
+def arrange(
+    tiles: Sequence[Image.Image],
+    captions: Sequence[str],
+    entries: Sequence[Entry],
+    font: ImageFont.FreeTypeFont,
+) -> Image.Image:
+    """Tiles of one size in rows, captions over them if there are any, and a legend to the right."""
+    line = round(1.5 * font.size)
+    width = max([tiles[0].width, *(math.ceil(font.getlength(text)) for text in captions)]) + GAP
+    height = tiles[0].height + GAP + (line if captions else 0)
+    n = len(tiles)
+    columns = min(
+        (columns for columns in range(1, n + 1) if n % columns == 0),
+        key=lambda columns: abs(math.log(columns**2 * width / (n * height * SHAPE))),
+    )
+    rows = n // columns
+
+    texts = [cut(name, LONGEST_ENTRY * font.size, font) for _, name, _ in entries]
+    name_width = max(map(font.getlength, texts), default=0)
+    number_width = max((font.getlength(number) for *_, number in entries), default=0)
+    entry_width = math.ceil(line + name_width + 2 * GAP + number_width + 2 * GAP)
+    # As many entries below one another as there is room for, but rather a few more than columns.
+    below = max((rows * height - GAP) // line, 8)
+    canvas = Image.new(
+        "RGB",
+        (
+            GAP + columns * width + math.ceil(len(entries) / below) * entry_width,
+            GAP + max(rows * height, min(len(entries), below) * line + GAP),
+        ),
+        "white",
+    )
     draw = ImageDraw.Draw(canvas)
-    for i, (colour, text) in enumerate(entries):
-        y = GAP + i * LINE
-        draw.rectangle((x, y + 2, x + 14, y + 16), fill=tuple(colour.tolist()), outline="grey")
-        draw.text((x + LINE, y + LINE // 2 - 1), text, fill="black", font=font, anchor="lm")
+    for i, tile in enumerate(tiles):
+        x, y = GAP + i % columns * width, GAP + i // columns * height
+        if captions:
+            draw.text((x, y + line // 2 - 2), captions[i], "black", font, "lm")
+            y += line
+        canvas.paste(tile, (x, y))
+    for i, (colour, _, number) in enumerate(entries):
+        x = GAP + columns * width + i // below * entry_width
+        y = GAP + i % below * line + line // 2
+        half = round(0.45 * font.size)
+        draw.rectangle((x, y - half, x + 2 * half, y + half), colour, "grey")
+        draw.text((x + line, y), texts[i], "black", font, "lm")
+        draw.text((x + entry_width - 2 * GAP, y), number, "dimgrey", font, "rm")
     return canvas
 
 
-def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
-    """An image H x W (x 3) of at most `MAX_SIDE` pixels a side."""
-    scale = MAX_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=interpolation)
-
-
-def legend(labels: np.ndarray, classes: Classes) -> list[tuple[np.ndarray, str]]:
-    """Colour, and name with share, of the classes that cover 1 % or more of labels H x W."""
-    return [
-        (classes.palette[i + 1], f"{classes.names[i]}  {share:.0%}")
-        for i, share in class_shares(labels)
-        if share >= 0.01
-    ]
-
-
-def class_shares(labels: np.ndarray) -> list[tuple[int, float]]:
-    """(class, share of the pixels) in labels H x W, all labelled; largest first."""
-    pixels = np.bincount(labels.ravel())
-    order = np.argsort(-pixels, kind="stable")
-    return [(int(i), float(pixels[i] / labels.size)) for i in order if pixels[i]]
-
-
-def history_figures(history: Sequence[dict[str, float]]) -> dict[str, Figure]:
-    """The curves of a run's history, a row an epoch, by the names of their files."""
-    losses = {"train_loss": "training", "val_loss": "validation"}
-    scores = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
-    return {
-        "loss.png": curves(history, losses, "loss"),
-        "accuracy.png": curves(history, scores, "accuracy"),
-    }
-
-
-def curves(history: Sequence[dict[str, float]], columns: dict[str, str], title: str) -> Figure:
-    """Some columns of a history, which may have gaps, over its epochs."""
-    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    for column, label in columns.items():
-        rows = [row for row in history if column in row]
-        epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
-        axes.plot(epochs, values, marker=".", label=label)
-    axes.set(xlabel="epoch", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+def cut(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """A text of at most so many pixels; what does not fit is left out at its end."""
+    if font.getlength(text) <= width:
+        return text
+    return next(
+        shorter
+        for end in range(len(text), -1, -1)
+        if font.getlength(shorter := f"{text[:end]}…") <= width or not end
+    )

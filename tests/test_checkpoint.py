@@ -109,8 +109,11 @@ def test_a_folder_that_cannot_be_made_is_found_out_without_making_it(tmp_path):
 def test_epochs_without_a_validation_leave_gaps():
     table = history_table([{"epoch": 1, "train_loss": 2.5}, {"epoch": 2, "mean_iou": 0.5}])
     lines = table.splitlines()
-    assert lines[0] == "epoch,seconds,train_loss,train_accuracy,val_loss,pixel_accuracy,mean_iou"
-    assert lines[1:] == ["1,,2.5,,,,", "2,,,,,,0.5"]
+    assert lines[0] == (
+        "epoch,seconds,train_loss,train_accuracy,val_loss,pixel_accuracy,mean_iou,"
+        "lr_encoder,lr_decoder"
+    )
+    assert lines[1:] == ["1,,2.5,,,,,,", "2,,,,,,0.5,,"]
 
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path):

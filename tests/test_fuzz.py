@@ -438,7 +438,7 @@ OWN = {
         *("num_epoch", "optim", "lr_encoder", "beta1", "seed", "fix_bn", "vis", "compile"),
     ],
     "eval.py": [],
-    "test.py": ["test_img"],
+    "test.py": ["test_img", "json"],
 }
 VALUES = st.one_of(
     st.sampled_from(

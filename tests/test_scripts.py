@@ -160,6 +160,10 @@ def test_learning_rates_decay_every_iteration(script, data):
     )
     rates = [float(rate) for rate in re.findall(r"lr_decoder: ([\d.]+)", result.out)]
     assert rates == pytest.approx([0.01 * (1 - step / 4) ** 0.5 for step in range(4)], abs=1e-6)
+    with open("ckpt/mine/history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["lr_decoder"]) for row in rows] == pytest.approx(rates[1::2], abs=1e-6)
+    assert [10 * float(row["lr_encoder"]) for row in rows] == pytest.approx(rates[1::2], abs=1e-5)
 
 
 def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
@@ -413,7 +417,93 @@ def test_a_bad_picture_spoils_no_other(script, data, run, tmp_path):
     (folder / "1.jpg").write_text("hello")
     result = script("test.py", "--id", "run", "--test_img", folder, "--result", tmp_path / "out")
     assert result.code == 2 and "1.jpg" in result.err and result.err.count("\n") == 1
-    assert {path.name[0] for path in (tmp_path / "out").iterdir()} == {"0", "2"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("prediction", "panel")
+    assert written == {f"{i}_{kind}.png" for i in "02" for kind in kinds} | {"index.html"}
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count("<img") == 2 and page.count("<li>") == 1 and "1.jpg is not a picture" in page
+
+
+def test_several_pictures_get_a_page_of_their_panels_and_a_single_one_does_not(
+    script, data, run, tmp_path
+):
+    folder, out = data.folder / "images/val", tmp_path / "out"
+    for where in (f"{folder}/0.jpg", folder, f"{folder}/[01].jpg", folder):
+        visualize = "0" if (out / "index.html").exists() and where == folder else "1"
+        flags = ("--result", out, "--visualize", visualize)
+        result = script("test.py", "--id", "run", "--test_img", where, *flags)
+        assert result.code == 0, result.err
+        if where == f"{folder}/0.jpg":
+            assert not (out / "index.html").exists()
+    page = (out / "index.html").read_text()  # of the last call but one
+    for i in range(2):
+        assert f'src="{i}_panel.png"' in page and f"<bdi>{i}.jpg</bdi>" in page
+    assert page.count("<img") == 2
+    line = next(line for line in result.out.splitlines() if line.startswith(f"{folder}/0.jpg: "))
+    assert line.removeprefix(f"{folder}/0.jpg: ") in page
+    (out / "index.html").write_text("my home page")
+    result = script("test.py", "--id", "run", "--test_img", folder, "--result", out)
+    assert result.code == 2 and "index.html" in result.err and result.err.count("\n") == 1
+    assert (out / "index.html").read_text() == "my home page"
+
+
+def test_json_is_a_line_a_picture_with_shares_that_sum_to_one(script, data, run, monkeypatch):
+    folder = data.folder / "images/val"
+    (folder / "1.jpg").write_text("hello")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # which is told, too
+    result = script("test.py", "--id", "run", "--test_img", folder, "--json", "1")
+    assert result.code == 2 and "1.jpg" in result.err
+    pictures = [json.loads(line) for line in result.out.splitlines()]
+    assert [picture["picture"] for picture in pictures] == [f"{folder}/{i}.jpg" for i in (0, 2)]
+    for i, picture in zip((0, 2), pictures, strict=True):
+        labels = np.array(Image.open(f"{i}_prediction.png"))
+        assert sum(c["share"] for c in picture["classes"]) == pytest.approx(1)
+        shares = {c["index"]: c["share"] for c in picture["classes"]}
+        assert shares == {index: (labels == index).mean() for index in np.unique(labels).tolist()}
+        assert all(c["name"] == f"class {c['index']}" for c in picture["classes"])
+
+
+@pytest.fixture
+def clip(data: Data) -> Path:
+    """A video of seven frames, 80 x 64, 10 a second."""
+    path = data.folder / "clip.avi"
+    code = cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 10, (80, 64))
+    for i in range(7):
+        writer.write(np.roll(cv2.imread(str(data.picture("val/0"))), 4 * i, axis=1))
+    writer.release()
+    return path
+
+
+def test_a_video_comes_back_with_as_many_frames_and_the_classes_over_them(script, run, clip):
+    flags = ("--imgSize", "32", "--batch_size", "3", "--result", "out")
+    result = script("test.py", "--id", "run", "--test_img", clip, *flags)
+    assert result.code == 0 and "Segmented 7 frames" in result.out, result.err
+    (path,) = Path("out").iterdir()
+    assert path.name == "clip_panel.mp4"
+    video = cv2.VideoCapture(str(path))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    frames = [video.read()[1] for _ in range(8)]
+    assert frames[7] is None and {frame.shape for frame in frames[:7]} == {(64, 80, 3)}
+    result = script("test.py", "--id", "run", "--test_img", clip, *flags, "--num_val", "2")
+    assert "Segmented 2 frames" in result.out
+
+
+def test_json_of_a_video_is_a_line_a_frame(script, run, clip):
+    flags = ("--imgSize", "32", "--json", "1", "--visualize", "0", "--result", "out")
+    result = script("test.py", "--id", "run", "--test_img", clip, *flags)
+    frames = [json.loads(line) for line in result.out.splitlines()]
+    assert [frame["frame"] for frame in frames] == [*range(7)]
+    assert all(sum(c["share"] for c in f["classes"]) == pytest.approx(1) for f in frames)
+    assert not Path("out").exists()
+
+
+def test_a_video_that_cannot_be_read_is_one_line_and_leaves_nothing(script, run, clip):
+    before = sorted(Path().rglob("*"))
+    clip.write_bytes(clip.read_bytes()[:300])
+    result = script("test.py", "--id", "run", "--test_img", clip, "--result", "out")
+    assert result.code == 2 and result.err.count("\n") == 1 and "clip.avi" in result.err
+    assert sorted(Path().rglob("*")) == before
 
 
 def spoil_list(data: Data) -> None:

@@ -1,0 +1,91 @@
+"""Videos, frame by frame, as OpenCV's FFmpeg reads and writes them; their sound is left out."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils import UserError
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+CODEC = "mp4v"  # MPEG-4 Part 2, the one of .mp4 that every build of OpenCV can write
+USUAL_RATE = 25.0  # frames a second, where a file does not tell
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """A video, to be read from its beginning.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    hush()
+    # A path from the root is taken for no address and no pattern of several files' names.
+    video = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+    if not video.isOpened():
+        raise UserError(f"{path} is not a video that can be decoded: damaged, cut short or foreign")
+    return video
+
+
+def hush() -> None:
+    """Keep FFmpeg, which looks here when it is first used, from messages beside our own."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def frame_rate(video: cv2.VideoCapture) -> float:
+    """Frames a second."""
+    rate = video.get(cv2.CAP_PROP_FPS)
+    return rate if 0 < rate < 1000 else USUAL_RATE
+
+
+def read_frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The frames that are left, H x W x 3, RGB."""
+    while True:
+        found, frame = video.read()
+        if not found:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+@contextmanager
+def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives what writes a frame H x W x 3, RGB. The file is there once all of them are.
+
+    All frames get the size of the first one, of which the codec takes even sides only: an odd one
+    loses a pixel.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    writer, count, size = cv2.VideoWriter(), 0, (0, 0)
+    hush()
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal count, size
+        if not count:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2
+            code = cv2.VideoWriter.fourcc(*CODEC)
+            if not writer.open(os.path.abspath(partial), cv2.CAP_FFMPEG, code, rate, size):
+                raise UserError(f"cannot write {path}: no video of {size[0]} x {size[1]} pixels")
+        if (frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2) == size:
+            frame = frame[: size[1], : size[0]]
+        else:
+            frame = cv2.resize(frame, size)
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        count += 1
+
+    try:
+        yield write
+        writer.release()
+        if count:
+            # The writer does not tell of a full disk.
+            if open_video(partial).get(cv2.CAP_PROP_FRAME_COUNT) != count:
+                raise UserError(f"cannot write {path}: it is not whole; is the disk full?")
+            os.replace(partial, path)
+    finally:
+        writer.release()
+        partial.unlink(missing_ok=True)
