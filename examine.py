@@ -195,8 +195,8 @@ def examine(datasets: Sequence[Probes], classes: Classes, workers: int) -> Findi
     loader = make_loader(pairs, workers, batch_size=None)
     with tqdm(loader, unit=" pictures", leave=False, disable=None) as bar:
         probes = iter(bar)
-        for part in parts:
-            for place, probe in enumerate(islice(probes, len(datasets[parts.index(part)]))):
+        for part, data in zip(parts, datasets, strict=True):
+            for place, probe in enumerate(islice(probes, len(data))):
                 for kind, file, detail in probe.defects:
                     defects[kind].append(file)
                     details.setdefault(kind, detail)
@@ -297,8 +297,7 @@ def class_hints(parts: Sequence[Part], classes: Classes, offset: int) -> Iterato
     shares = parts[0].shares
     rare = [i for i in np.argsort(shares, kind="stable") if 0 < shares[i] < RARE]
     if rare:
-        names = few([f"{classes.names[i]} {shares[i]:.2g}" for i in rare])
-        names = few([f"{classes.names[i]} {shares[i]:.1g}" for i in rare])
+        names = few([f"{classes.names[i]} {100 * shares[i]:.2g}%" for i in rare])
         yield f"classes with less than {RARE:.1%} of the pixels ({len(rare)}): {names}"
 
 
@@ -321,18 +320,20 @@ def summary(parts: Sequence[Part], classes: Classes, unlabelled: int) -> Iterato
     """Lines about what there is: pictures, their sizes, and the shares of the classes."""
     for part in parts:
         sizes = sorted(part.sizes, key=lambda size: (size[0] * size[1], size))
-        named = {"smallest": sizes[:1], "median": sizes[len(sizes) // 2 :], "largest": sizes[-1:]}
-        if len(set(sizes)) < 2:
-            named = {"all": sizes}
-        texts = [f"{what} {sides(some[0])}" for what, some in named.items() if some]
-        blank = part.histogram[unlabelled] / max(part.histogram.sum(), 1)
-        yield (
-            f"{part.list_file}: {', '.join([f'{len(sizes):,} pictures', *texts])}; "
-            f"{blank:.2%} of the pixels are unlabelled (value {unlabelled})"
-        )
-    names = [Path(part.list_file).stem[:10] for part in parts]
-    yield f"{'class':>24}" + "".join(f"  {name:>10}" for name in names) + "  in pictures"
+        facts = [f"{part.list_file}: {len(sizes):,} pictures"]
+        if len(set(sizes)) == 1:
+            facts.append(f"all {sides(sizes[0])}")
+        elif sizes:
+            named = {"smallest": 0, "median": len(sizes) // 2, "largest": -1}
+            facts += [f"{what} {sides(sizes[i])}" for what, i in named.items()]
+        if part.histogram.any():
+            share = part.histogram[unlabelled] / part.histogram.sum()
+            facts.append(f"{share:.2%} of the pixels unlabelled (value {unlabelled})")
+        yield ", ".join(facts)
     pictures = sum(part.occurrences[part.classes] for part in parts)
+    if pictures.any():
+        heads = [f"  {Path(part.list_file).stem[:10]:>10}" for part in parts]
+        yield f"{'class':>24}{''.join(heads)}  in pictures"
     for i in np.argsort(-parts[0].shares, kind="stable"):
         if pictures[i]:
             shares = "".join(f"  {part.shares[i]:10.2%}" for part in parts)
@@ -381,7 +382,7 @@ def data_flags(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     args = parse_args()
-    if args.make_list:
+    if args.make_list is not None:
         return write_lists(args)
     for name in ("root_img", "root_seg", "num_class", "label_offset"):
         if getattr(args, name) is None:
@@ -391,7 +392,8 @@ def main() -> None:
     classes = read_classes(args.list_class, args.num_class)
     folders = dict(root_img=args.root_img, root_seg=args.root_seg)
     values = dict(num_class=args.num_class, label_offset=args.label_offset)
-    datasets = [Probes(path, **folders, **values) for path in (args.list, args.list_val) if path]
+    lists = [path for path in (args.list, args.list_val) if path is not None]
+    datasets = [Probes(path, **folders, **values) for path in lists]
     findings = examine(datasets, classes, args.workers)
     parts = findings.parts
     for line in summary(parts, classes, unlabelled_value(args.num_class, args.label_offset)):
@@ -415,9 +417,8 @@ def main() -> None:
         for number, line in enumerate(findings.mend, 1):
             print(f"{number}. {line}")
         sys.exit(1)
-    lists = ["--list_train", args.list, "--list_val", args.list_val]
-    command = ["python", "train.py", *lists, *data_flags(args)] if args.list_val else []
-    print(": ".join(["ready", *([shlex.join(command)] * bool(command))]))
+    command = ["python", "train.py", "--list_train", args.list, "--list_val", str(args.list_val)]
+    print("ready" if len(lists) == 1 else f"ready: {shlex.join([*command, *data_flags(args)])}")
 
 
 def write_lists(args: argparse.Namespace) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from classes import Classes
@@ -25,6 +27,7 @@ MOST_BARS = 150
 BARS_A_COLUMN = 50
 LONGEST_NAME = 28  # letters beside a bar
 WIDE = 20  # how many times the smallest share the largest has to be for a log axis
+LEAST_SHARE = 1e-5  # where a log axis begins at the latest
 TILE_SIDE = 360  # pixels of the long side of a picture on a sheet
 ROW = 4  # pictures in a row of it, where there are more
 
@@ -40,16 +43,17 @@ def share_chart(shares: dict[str, np.ndarray], classes: Classes, rare: float) ->
     order = np.argsort(-next(iter(shares.values())), kind="stable")[:MOST_BARS]
     columns = math.ceil(len(order) / BARS_A_COLUMN)
     rows = math.ceil(len(order) / columns)
+    more = len(classes.names) - len(order)
     with matplotlib.rc_context({"font.size": 11}):
         figure = Figure((3 + 5 * columns, 2 + 0.28 * rows), dpi=100, layout="constrained")
+        figure.suptitle("Share of the labelled pixels" + f"; {more:,} more classes" * (more > 0))
         for i, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
             scale(axes, np.concatenate([some[order] for some in shares.values()]), rare)
-            axes.axvline(rare, color="crimson", linestyle="--", label=f"{100 * rare:g}%")
-            draw_bars(axes, order[i * rows : (i + 1) * rows], shares, classes)
+            handles = draw_bars(axes, order[i * rows : (i + 1) * rows], shares, classes)
+            handles.append(axes.axvline(rare, color="crimson", linestyle="--"))
             axes.set_ylim(rows - 0.4, -0.6)
-        more = len(classes.names) - len(order)
-        figure.suptitle("Share of the labelled pixels" + (f"; {more:,} more classes" * (more > 0)))
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        labels = [*shares, f"{100 * rare:g}%"]
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
@@ -58,10 +62,10 @@ def scale(axes: Axes, shares: np.ndarray, rare: float) -> None:
     shares = shares[shares > 0]
     if shares.max() > WIDE * shares.min():
         axes.set_xscale("log")
-        low = 10 ** math.floor(math.log10(min(shares.min(), rare) / 1.5))
-        axes.set_xlim(low, shares.max() * (shares.max() / low) ** 0.15)  # with room for a number
+        low = max(10 ** math.floor(math.log10(min(shares.min(), rare) / 1.5)), LEAST_SHARE)
+        axes.set_xlim(low, shares.max() * 1.5)
     else:
-        axes.set_xlim(0, 1.15 * shares.max())
+        axes.set_xlim(0, 1.1 * shares.max())
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -69,24 +73,38 @@ def scale(axes: Axes, shares: np.ndarray, rare: float) -> None:
 
 def draw_bars(
     axes: Axes, order: np.ndarray, shares: dict[str, np.ndarray], classes: Classes
-) -> None:
-    """Draw the shares of some classes below one another, with their names and numbers."""
-    (name, main), *others = ((name, some[order]) for name, some in shares.items())
+) -> list[Artist]:
+    """Draw the shares of some classes below one another, between names and numbers.
+
+    Returns what stands in a legend for the lists.
+    """
     places = np.arange(len(order))
-    colours = classes.palette[order + 1] / 255
-    axes.barh(places, main, 0.75, color=colours, edgecolor="dimgrey", linewidth=0.7, label=name)
-    ends = main
-    for label, some in others:
+    main, *others = (some[order] for some in shares.values())
+    edge = dict(edgecolor="dimgrey", linewidth=0.7)
+    axes.barh(places, main, 0.75, color=classes.palette[order + 1] / 255, **edge)
+    handles: list[Artist] = [Patch(facecolor="lightgrey", **edge)]
+    for some in others:
         some = np.where(some > 0, some, np.nan)
-        axes.plot(some, places, "D", color="white", markeredgecolor="black", ms=5, label=label)
-        ends = np.fmax(ends, some)
-    for place, share, end in zip(places, main, ends, strict=True):
-        number = f"{share:.1%}" if share >= 0.01 else f"{100 * share:.1g}%" if share else "none"
-        at = max(end, axes.get_xlim()[0]), place
-        axes.annotate(number, at, (6, 0), textcoords="offset points", va="center", size=9)
-    texts = [classes.names[c] for c in order]
-    texts = [f"{text[:LONGEST_NAME]}…" if len(text) > LONGEST_NAME else text for text in texts]
-    axes.set_yticks(places, texts, parse_math=False)  # a $ in a name begins no formula
+        handles += axes.plot(some, places, "D", color="white", markeredgecolor="black", ms=5)
+    # A $ in a name begins no formula.
+    axes.set_yticks(places, [shorten(classes.names[c]) for c in order], parse_math=False)
+    numbers = ["  ".join(f"{number(some[i]):>5}" for some in (main, *others)) for i in places]
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, numbers, family="monospace", size=9)
+    right.tick_params(length=0)
+    return handles
+
+
+def shorten(name: str) -> str:
+    """A name that leaves room for the bars."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+
+
+def number(share: float) -> str:
+    """A share in percent, in few letters."""
+    if share >= 0.01:
+        return f"{share:.1%}"
+    return f"{share:.2%}" if share >= 1e-4 else "<.01%" if share else "none"
 
 
 def contact_sheet(
@@ -114,6 +132,8 @@ def contact_sheet(
     captions += [""] * blanks
     present = class_shares(np.concatenate(maps)[None], len(classes.names))[:MOST_ENTRIES]
     entries = [(tuple(classes.palette[i + 1].tolist()), classes.names[i], "") for i, _ in present]
+    if any(((small < 0) | (small >= len(classes.names))).any() for small in maps):
+        entries.append((tuple(classes.palette[0].tolist()), "unlabelled", ""))
     return arrange(tiles, captions, entries, font)
 
 
