@@ -142,11 +142,12 @@ def match(root_img: Path, root_seg: Path) -> tuple[dict[str, str], list[str]]:
             alone.append(name)
         elif label in taken:
             same.append(name)
-        elif not name.isprintable() or name != name.strip():
-            unlisted.append(name)
         else:
-            pairs[name] = label
             taken.add(label)
+            if name.isprintable() and name == name.strip():
+                pairs[name] = label
+            else:
+                unlisted.append(name)
     if len(pairs) < 2:
         example = f", such as {plain_name(pictures[0])} for {pictures[0]}" if pictures else ""
         raise UserError(

@@ -266,7 +266,6 @@ def test_a_sheet_shows_pictures_of_any_size_and_what_is_unlabelled(count):
         label[0] = 255
         items.append((f"{'deep/' * 30}{i}.jpg", np.full((*size, 3), 90, np.uint8), label))
     sheet = contact_sheet(items, CLASSES)
-    seen = {tuple(colour) for colour in np.asarray(sheet).reshape(-1, 3).tolist()}
-    for i in range(min(count, 3)):
-        assert tuple(CLASSES.palette[i + 1].tolist()) in seen
-    assert (0, 0, 0) in seen and max(sheet.size) < 2000
+    for colour in CLASSES.palette[: 1 + min(count, 3)]:
+        assert (np.asarray(sheet) == colour).all(2).any()
+    assert max(sheet.size) < 2000
