@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from torch.optim import Optimizer
 
 from models.weights import load_file, read_tensors
 from utils import UserError
+
+if TYPE_CHECKING:
+    from balance import Balance
 
 Content = Callable[[BinaryIO], object]  # writes what a file is to hold
 
@@ -97,6 +100,7 @@ class Run:
     scaler: GradScaler
     progress: Progress
     writes: bool = True
+    balance: "Balance | None" = None  # weights of the classes
     saved: float = field(default_factory=time.monotonic)  # when that was, in seconds
 
     def save(self, *suffixes: str) -> None:
@@ -120,6 +124,8 @@ class Run:
             "decoder_latest.pth": tensors(self.decoder.state_dict()),
             "training_latest.pth": tensors(training),
         }
+        if self.balance:
+            files["class_weight.csv"] = text(self.balance.table())
         for suffix in suffixes:
             for part in ("encoder", "decoder"):
                 files[f"{part}{suffix}"] = f"{part}_latest.pth"

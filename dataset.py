@@ -15,8 +15,10 @@ import random
 import re
 import signal
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -269,13 +271,24 @@ def make_loader(
 def prepare_worker(_: int) -> None:
     """One thread a worker, no messages of OpenCV's beside our own, and pictures' memory kept.
 
-    Signals that mean the whole training are for its main process to answer.
+    Signals that mean the whole training are for its main process to answer, but when that one ends,
+    it sends a SIGTERM itself, and waits for the workers to obey.
     """
-    for number in STOP_SIGNALS:
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # where there is none, as on macOS, any SIGTERM ends them
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=obey_parent, daemon=True).start()
     cv2.setNumThreads(0)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     keep_freed_memory()
+
+
+def obey_parent() -> NoReturn:
+    """End this process at a SIGTERM of its parent's, but at nobody else's."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(items: list[tuple]) -> tuple:

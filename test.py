@@ -34,13 +34,7 @@ from gallery import Card, check_index, write_index
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
-from utils import (
-    UserError,
-    result_names,
-    run_script,
-    select_amp,
-    select_device,
-)
+from utils import UserError, result_names, run_script, select_amp, select_device
 from video import VIDEOS, frame_rate, open_video, read_frames, write_video
 from visualize import class_shares, overlay, panel, resize_labels
 

@@ -11,24 +11,17 @@ A run lives in CKPT/ID: settings, weights, history and curves; its panels are in
 
 import argparse
 import logging
-import math
 import os
 import shlex
-import signal
 import sys
-import time
-from contextlib import nullcontext
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
 import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.utils.data import DataLoader
 
+from balance import find_balance
 from checkpoint import (
     Progress,
     Run,
@@ -45,37 +38,30 @@ from classes import Classes, read_classes
 from curves import history_figures
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from distributed import Team, is_launched, launch
-from faults import count_skipped, count_unreadable, refuse_loss
+from engine import train_one_epoch, validate
 from inference import MIN_SIDE
 from models import ModelBuilder, ModelError, SegmentationModel
-from models.upsample import upsample_argmax, upsample_cross_entropy
 from monitor import Monitor, describe_device, giga_macs
-from optim import adjust_learning_rates, freeze_batchnorm, make_optimizer
+from optim import freeze_batchnorm, make_optimizer
 from options import Parser, positive, within
 from utils import (
-    AverageMeter,
-    ConfusionMatrix,
-    Scores,
     StopRequest,
     UserError,
     is_labelled,
-    result_names,
     run_script,
     select_amp,
     select_device,
 )
-from visualize import comparison
 
 logger = logging.getLogger("train")
 
-NUM_PANELS = 4  # validation pictures that are drawn at every validation
 FEW_PICTURES = 16  # on a GPU: their statistics are too noisy for BatchNorm
 # What a resumed training must have in common with what it was: all that its network depends on.
 FIXED = (
     *("arch_encoder", "arch_decoder", "weights_encoder", "weights_decoder", "fc_dim", "num_class"),
     *("batch_size_per_gpu", "accumulate", "num_epoch", "optim", "lr_encoder", "lr_decoder"),
     *("lr_pow", "beta1", "weight_decay", "fix_bn", "sync_bn", "imgSize", "segSize", "amp", "seed"),
-    *("label_offset",),
+    *("label_offset", "class_weight"),
 )
 
 
@@ -142,6 +128,12 @@ def parse_args() -> argparse.Namespace:
         "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
     )
     parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
+    parser.add_argument(
+        "--class_weight",
+        default="none",
+        help="against imbalance: median = the rarer a class, the more its pixels count in the "
+        "loss; or a CSV of index,weight",
+    )
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"
     )
@@ -283,7 +275,6 @@ def train(args: argparse.Namespace, team: Team) -> None:
         if args.compile:
             check_compiler(args, team.device)
         classes = read_classes(args.list_class, args.num_class)
-        torch.manual_seed(args.seed)
         # All crops are of one size: worth finding what is best for it. Without --amp, convolutions
         # take TF32 where a GPU has it, as is torch's default, but never the head.
         torch.backends.cudnn.benchmark = not args.deterministic
@@ -301,7 +292,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
         train_loader = make_loader(train_set, args.workers, batch_sampler=sampler)
         share = range(team.rank, len(val_set), team.size)
         val_loader = make_loader(val_set, args.workers, batch_size, sampler=share)
-
+        source = args.class_weight
+        if resuming and source != "none":  # the run has its own, whatever became of the source
+            source = run_file(folder, "class_weight.csv")
+    balance = find_balance(source, train_set, classes.names, args.workers, team)
+    with team.agree():
+        torch.manual_seed(args.seed)
         # A run that is resumed has weights, and other processes are given those of rank 0.
         fresh = team.rank == 0 and not resuming
         encoder = ModelBuilder.build_encoder(
@@ -313,7 +309,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
             weights=args.weights_decoder if fresh else "",
         )
         amp = select_amp(args.amp, team.device)
-        model: nn.Module = SegmentationModel(encoder, decoder, amp).to(team.device)
+        weight = torch.from_numpy(balance.weight).float() if balance else None
+        model: nn.Module = SegmentationModel(encoder, decoder, amp, weight).to(team.device)
         if args.fix_bn:
             freeze_batchnorm(model)
         if team.size > 1 and wants_sync_bn(args, team.device):
@@ -322,7 +319,10 @@ def train(args: argparse.Namespace, team: Team) -> None:
         optimizer = make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled())
         config = {**vars(args), "fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source}
         progress = Progress(total=len(train_set))
-        run = Run(folder, config, encoder, decoder, optimizer, scaler, progress, team.rank == 0)
+        run = Run(
+            *(folder, config, encoder, decoder, optimizer, scaler, progress),
+            *(team.rank == 0, balance),
+        )
         if resuming:
             config["weights_used"] = read_config(run_file(folder, "config.json")).get(
                 "weights_used"
@@ -354,6 +354,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
         ),
         *(args.imgSize, args.imgSize),
     )
+    if balance:
+        logger.info("Class weights: %s", balance)
     if args.num_gpus > 1 and args.parallel == "dp":
         model = nn.DataParallel(model, device_ids=range(args.num_gpus))
     model = team.wrap(model)
@@ -439,135 +441,6 @@ def train_epochs(
         if "mean_iou" in row and run.writes:
             for name, figure in history_figures(progress.history).items():
                 write_whole(folder / name, figure.savefig)
-
-
-def train_one_epoch(
-    model: nn.Module,
-    loader: DataLoader,
-    run: Run,
-    args: argparse.Namespace,
-    team: Team,
-    stop: StopRequest,
-    monitor: Monitor,
-) -> None:
-    """Train on the pictures of the epoch, or on those that are left of it.
-
-    A step's loss is the mean over the labelled pixels of all its pictures, those of all processes
-    and of all batches that are accumulated: as if they were one batch.
-    """
-    progress, optimizer, scaler = run.progress, run.optimizer, run.scaler
-    sampler = loader.batch_sampler
-    sampler.epoch, sampler.start = progress.epoch, progress.pictures
-    model.train()
-    if args.fix_bn:
-        freeze_batchnorm(model)
-    step_size = sampler.batch_size * team.size * args.accumulate  # pictures
-    batches, start = iter(loader), time.time()
-    with monitor.epoch(progress, step_size) as show_step:
-        while progress.pictures < progress.total:
-            chunk = list(islice(batches, args.accumulate))
-            waited = time.time() - start
-            defects = [defect for *_, why in chunk for defect in why if defect]
-            labelled = [int(is_labelled(labels, args.num_class).sum()) for _, labels, *_ in chunk]
-            asked, replaced, pixels = team.sum([bool(stop.signal), len(defects), sum(labelled)])
-            if replaced:
-                count_unreadable(defects, progress, team)
-            if asked:
-                run.save()
-                team.gather("saved")  # as nobody should leave before that
-                leave(stop, args)
-
-            done = progress.seen / (args.num_epoch * progress.total)
-            adjust_learning_rates(optimizer, (1 - done) ** args.lr_pow)
-            torch.manual_seed(dice(args.seed, progress.epoch, progress.pictures, team.rank))
-            optimizer.zero_grad()
-            loss = torch.zeros((), device=team.device)
-            correct = torch.zeros((), dtype=torch.int64, device=team.device)
-            for i, (images, labels, *_) in enumerate(chunk):
-                images = images.to(team.device, non_blocking=True)
-                labels = labels.to(team.device, non_blocking=True)
-                last = i == len(chunk) - 1
-                with nullcontext() if last or team.size == 1 else model.no_sync():
-                    mean, right = model(images, labels, count_correct=True)
-                    # Means over a process's own pixels become parts of the mean over all pixels;
-                    # then, as gradients are averaged over processes, times their number.
-                    part = mean.mean() * (labelled[i] * team.size / max(pixels, 1))
-                    scaler.scale(part).backward()
-                loss += part.detach()
-                correct += right.sum()
-            mean_loss, all_correct = team.sum([loss.item() / team.size, correct.item()])
-            if math.isfinite(mean_loss):
-                pictures = min(step_size, progress.total - progress.pictures)
-                progress.loss += mean_loss * pictures
-                progress.scored += pictures
-                progress.correct += round(all_correct)
-                progress.labelled += round(pixels)
-            elif not scaler.is_enabled():
-                names = [name for _, _, names, _ in chunk for name in names]
-                refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, team)
-            scale = scaler.get_scale()
-            scaler.step(optimizer)
-            scaler.update()
-            count_skipped(scaler.get_scale() < scale, progress)
-
-            progress.pictures = min(progress.pictures + step_size, progress.total)
-            progress.seconds += time.time() - start
-            start = time.time()
-            lr_encoder, lr_decoder = (group["lr"] for group in optimizer.param_groups)
-            show_step(waited, {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder})
-            if time.monotonic() - run.saved > 60 * args.ckpt_minutes:
-                run.save()
-
-
-@torch.inference_mode()
-def validate(
-    model: nn.Module,
-    loader: DataLoader,
-    progress: Progress,
-    classes: Classes,
-    args: argparse.Namespace,
-    team: Team,
-    stop: StopRequest,
-    monitor: Monitor,
-) -> tuple[float, Scores]:
-    """Mean loss and scores on the validation crops; draws panels of the first few."""
-    model.eval()
-    losses, shown = AverageMeter(), []
-    confusion = ConfusionMatrix(len(classes.names), team.device)
-    for images, labels, names in loader:
-        if stop.signal:
-            leave(stop, args)
-        images, labels = images.to(team.device), labels.to(team.device)
-        logits = model(images)
-        predictions = upsample_argmax(logits, labels.shape[-2:])
-        losses.update(upsample_cross_entropy(logits, labels), len(images))
-        confusion.update(predictions, labels)
-        if len(shown) < NUM_PANELS:
-            shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
-    if team.rank == 0:
-        results = result_names([name for name, *_ in shown])
-        for name, image, *maps in shown[:NUM_PANELS]:
-            picture = image.permute(1, 2, 0).numpy()
-            figure = comparison(picture, *(labels.numpy() for labels in maps), classes)
-            path = Path(args.vis) / args.id / f"{results[name]}_epoch_{progress.epoch:03d}.png"
-            write_whole(path, partial(figure.save, format="PNG"))
-            monitor.panel(results[name], figure, progress)
-    team.add_up(confusion.counts)
-    loss, count = team.sum([float(losses.sum), losses.count])
-    return loss / count, confusion.scores()
-
-
-def leave(stop: StopRequest, args: argparse.Namespace) -> NoReturn:
-    """End the process as it was asked to; everything has been saved."""
-    number = stop.signal or signal.SIGTERM  # another process of the team was asked
-    logger.info("Stopped by %s after a save. To go on:", signal.Signals(number).name)
-    logger.info(shlex.join(["python", "train.py", "--resume", args.id, "--ckpt", args.ckpt]))
-    sys.exit(128 + number)
-
-
-def dice(*position: int) -> int:
-    """A random seed that depends on the position in a training alone."""
-    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0])
 
 
 def wants_sync_bn(args: argparse.Namespace, device: torch.device) -> bool:

@@ -9,7 +9,6 @@ that network and the pictures' storage have to be for it.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Row, Tables, main, measure
+from benchmarks.common import Row, Tables, main, measure, resident
 from benchmarks.loader import MAKE_SAMPLE, PICTURES
 from benchmarks.step import BATCH, build, ours
 from dataset import EpochSampler, read_list
@@ -79,12 +78,12 @@ def list_of(length: int) -> Row:
             numbers = range(begin, min(begin + block, length))
             file.writelines(f"training/{i // 1000:06d}/ADE_train_{i:09d}.jpg\n" for i in numbers)
         file.flush()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident("VmRSS")
         start = time.perf_counter()
         names = read_list(file.name)
         read = time.perf_counter() - start
         size = os.path.getsize(file.name)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = resident("VmHWM") - before  # of this process alone
     start = time.perf_counter()
     next(iter(EpochSampler(length, 16, seed=0)))
     return {

@@ -30,10 +30,15 @@ class SegmentationModel(nn.Module):
         decoder: features to logits B x num_class x h x w.
         amp: half-precision type that convolutions may be computed in, None = full precision, or
             what the caller's own autocast says; the loss is never rounded.
+        class_weight: num_class, how much a pixel of each class counts in the loss, None = alike.
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: BilinearDecoder, amp: torch.dtype | None = None
+        self,
+        encoder: nn.Module,
+        decoder: BilinearDecoder,
+        amp: torch.dtype | None = None,
+        class_weight: Tensor | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -44,6 +49,7 @@ class SegmentationModel(nn.Module):
         std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.register_buffer("class_weight", class_weight, persistent=False)
         # The format in which convolutions run fastest, on CPUs and GPUs alike.
         self.to(memory_format=torch.channels_last)
 
@@ -58,7 +64,7 @@ class SegmentationModel(nn.Module):
             count_correct: with the loss, give the number of pixels that are predicted right.
 
         Returns:
-            The mean cross-entropy at the labels' size, or logits B x num_class x h x w.
+            The (weighted) mean cross-entropy at the labels' size, or logits B x num_class x h x w.
         """
         with torch.autocast(self.mean.device.type, dtype=self.amp) if self.amp else nullcontext():
             if self.training or images.shape[-2] * images.shape[-1] <= WHOLE_PIXELS:
@@ -69,7 +75,9 @@ class SegmentationModel(nn.Module):
             logits = self.decoder.logits(features)
         if labels is None:
             return logits
-        return upsample_cross_entropy(logits, labels, count_correct=count_correct)
+        return upsample_cross_entropy(
+            logits, labels, weight=self.class_weight, count_correct=count_correct
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """The encoder's features, B x fc_dim x h x w, of pictures B x 3 x H x W in 0…255."""

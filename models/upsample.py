@@ -44,8 +44,8 @@ def upsample_cross_entropy(
         count_correct: also find out where the logit of the label is the largest.
 
     Returns:
-        The scalar loss; 0, with zero gradient, where no pixel has a label. With `count_correct`,
-        beside it, the number of pixels whose label the logits predict (int64).
+        The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
+        `count_correct`, beside it, the number of pixels whose label the logits predict (int64).
     """
     if labels.dtype == torch.uint8:
         ignore_index %= 256

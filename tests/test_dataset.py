@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -18,7 +22,7 @@ from dataset import (
     read_list,
     read_picture,
 )
-from utils import UserError
+from utils import STOP_SIGNALS, UserError
 
 from .conftest import Data
 
@@ -408,6 +412,37 @@ def test_workers_are_never_more_than_the_cores_at_hand(data, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert make_loader(dataset(data), 16).num_workers == 3
     assert make_loader(dataset(data), 2).num_workers == 2
+
+
+HOLD_WORKER = """
+import sys
+from dataset import SegmentationDataset, make_loader
+loader = make_loader(SegmentationDataset(*sys.argv[1:4], num_class=4), 1, batch_size=None)
+items = iter(loader)
+print(next(items)[2], items._workers[0].pid, flush=True)
+input()
+print(len(list(items)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell senders")
+def test_a_worker_outlives_everybody_s_signals_and_ends_with_its_process(data):
+    paths = [data.folder / name for name in ("train.txt", "images", "annotations")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD_WORKER, *map(str, paths)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    try:
+        worker = int(process.stdout.readline().split()[1])  # it is at work now
+        for number in STOP_SIGNALS:
+            os.kill(worker, number)
+        out, _ = process.communicate("go on\n", timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and int(out) == len(dataset(data)) - 1
 
 
 def test_an_error_in_a_worker_arrives_as_its_one_line(data):

@@ -52,29 +52,37 @@ def run(folder: Path, *args: object, **options) -> subprocess.CompletedProcess:
     )
 
 
-def test_many_processes_train_the_network_that_one_trains(data, tmp_path):
+@pytest.mark.parametrize(
+    ("class_weight", "numbers"), [("none", (1, 2, 3)), ("median", (1, 2))], ids=["none", "median"]
+)
+def test_many_processes_train_the_network_that_one_trains(class_weight, numbers, data, tmp_path):
     """With BatchNorm frozen. The last step has two pictures: the third process has none."""
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
     torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
     torch.save(ModelBuilder.build_decoder(num_class=4).state_dict(), tmp_path / "decoder.pth")
     outcomes = {}
-    for processes in (1, 2, 3):
+    for processes in numbers:
         flags = ["--id", processes, *SMALL, *data.flags, "--num_epoch", "2", "--fix_bn", "1"]
         flags += ["--weights_encoder", tmp_path / "encoder.pth", "--lr_encoder", "0.1"]
         flags += ["--weights_decoder", tmp_path / "decoder.pth"]
-        flags += ["--batch_size_per_gpu", 6 // processes]
+        flags += ["--batch_size_per_gpu", 6 // processes, "--class_weight", class_weight]
         result = run(tmp_path, processes, "train.py", *flags)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("8 training and 7 validation pictures") == 1  # one speaks
+        counted = result.stdout.count("Counting the pixels of each class in 8 labels")
+        assert counted == (class_weight == "median")
+        (data.folder / "train.txt.class_weight.csv").unlink(missing_ok=True)  # so that all count
         outcomes[processes] = outcome(tmp_path / f"ckpt/{processes}")
     weights, history = outcomes[1]
     assert not torch.equal(weights["encoder_latest.pth"]["conv1.weight"], encoder.conv1.weight)
-    for processes in (2, 3):
+    for processes in numbers[1:]:
         torch.testing.assert_close(outcomes[processes][0], weights, rtol=1e-5, atol=1e-5)
         for row, expected in zip(outcomes[processes][1], history, strict=True):
             for key in ("train_loss", "val_loss", "pixel_accuracy", "mean_iou"):
                 assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+    tables = {path.read_text() for path in tmp_path.glob("ckpt/*/class_weight.csv")}
+    assert len(tables) == (class_weight == "median")
 
 
 def test_three_processes_go_on_to_the_last_bit(data, tmp_path):

@@ -436,6 +436,7 @@ OWN = {
     "train.py": [
         *("weights_encoder", "weights_decoder", "list_train", "num_gpus", "batch_size_per_gpu"),
         *("num_epoch", "optim", "lr_encoder", "beta1", "seed", "fix_bn", "vis", "compile"),
+        "class_weight",
     ],
     "eval.py": [],
     "test.py": ["test_img", "json"],

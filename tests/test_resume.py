@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine
 import utils
 from checkpoint import run_file
 from models import ModelBuilder
@@ -25,7 +26,7 @@ from .test_scripts import SMALL
 RECIPE = [
     *SMALL,
     *("--arch_decoder", "psp_bilinear", "--batch_size_per_gpu", "2", "--num_epoch", "3"),
-    *("--optim", "AdamW", "--eval_epoch", "2", "--disp_iter", "1"),
+    *("--optim", "AdamW", "--eval_epoch", "2", "--disp_iter", "1", "--class_weight", "median"),
 ]
 
 
@@ -46,8 +47,8 @@ def whole(tmp_path_factory) -> Path:
 def send(monkeypatch):
     """Arranges for signals to come in the middle of a step: at the n-th call of a function."""
 
-    def arrange(at: dict[int, int], module: str = "optim", name: str = "adjust_learning_rates"):
-        function = getattr(sys.modules[module], name)
+    def arrange(at: dict[int, int], name: str = "adjust_learning_rates"):
+        function = getattr(engine, name)
         calls = count(1)
 
         def interrupted(*args):
@@ -56,7 +57,7 @@ def send(monkeypatch):
                 os.kill(os.getpid(), number)
             return function(*args)
 
-        monkeypatch.setattr(f"{module}.{name}", interrupted)
+        monkeypatch.setattr(engine, name, interrupted)
 
     return arrange
 
@@ -67,8 +68,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(step, script, da
     send({step: signal.SIGTERM})
     result = script("train.py", "--id", "cut", *RECIPE, *data.flags)
     assert result.code == 143 and "train.py --resume cut" in result.out, result.err
+    (data.folder / "train.txt.class_weight.csv").write_text("of other labels")
     result = script("train.py", "--resume", "cut", "--workers", "2")
-    assert result.code == 0, result.err
+    assert result.code == 0 and "Counting" not in result.out, result.err
     assert_same(whole, Path("ckpt/cut"))
 
 
@@ -83,7 +85,7 @@ def test_a_run_may_be_cut_again_and_again(script, data, whole, send):
 
 
 def test_a_validation_that_is_cut_is_done_anew(script, data, whole, send):
-    send({1: signal.SIGTERM}, "models.upsample", "upsample_argmax")
+    send({1: signal.SIGTERM}, "upsample_argmax")
     flags = ("--id", "cut", "--resume", "1", *RECIPE, *data.flags)
     assert [script("train.py", *flags).code for _ in range(2)] == [143, 0]
     assert_same(whole, Path("ckpt/cut"))
@@ -115,7 +117,7 @@ def test_saves_come_within_an_epoch_too(script, data, whole, monkeypatch):
         if next(steps) == 6:
             raise SystemExit(9)
 
-    monkeypatch.setattr("faults.count_skipped", killed)
+    monkeypatch.setattr("engine.count_skipped", killed)
     flags = ("--id", "cut", "--resume", "1", *RECIPE, *data.flags, "--ckpt_minutes", "0")
     assert script("train.py", *flags).code == 9
     result = script("train.py", *flags)
@@ -202,6 +204,10 @@ def remove_training(folder: Path) -> None:
     (folder / "training_latest.pth").unlink()
 
 
+def remove_class_weights(folder: Path) -> None:
+    (folder / "class_weight.csv").unlink()
+
+
 def lengthen_list(folder: Path) -> None:
     path = Path(json.loads((folder / "config.json").read_text())["list_train"])
     path.write_text(path.read_text() + "train/0.jpg\n")
@@ -223,6 +229,12 @@ BAD_RESUMES = {
     "another list": (lengthen_list, ["--resume", "cut"], ["train.txt", "7 pictures", "with 6"]),
     "empty state": (damage_training, ["--resume", "cut"], ["training_latest.pth is not a whole"]),
     "weights cut short": (cut_weights, ["--resume", "cut"], ["encoder_latest.pth is not a whole"]),
+    "other weights": (
+        None,
+        ["--resume", "cut", "--class_weight", "none"],
+        ["--class_weight would make"],
+    ),
+    "no weights": (remove_class_weights, ["--resume", "cut"], ["cut/class_weight.csv: No such"]),
     "no state": (remove_training, ["--resume", "cut"], ["training_latest.pth: no such file"]),
 }
 
@@ -243,7 +255,8 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(script, data, cu
         (data.folder / "train.txt").write_text(listed)
 
 
-def test_accumulated_batches_are_one_large_batch(script, data, tmp_path):
+@pytest.mark.parametrize("weights", ["none", "median"])
+def test_accumulated_batches_are_one_large_batch(weights, script, data, tmp_path):
     """With BatchNorm frozen, as each batch has statistics of its own; the last step is shorter."""
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
@@ -254,7 +267,7 @@ def test_accumulated_batches_are_one_large_batch(script, data, tmp_path):
         result = script(
             *("train.py", "--id", run, *SMALL, *data.flags, "--num_epoch", "2", "--fix_bn", "1"),
             *("--weights_encoder", tmp_path / "encoder.pth", "--lr_encoder", "0.1"),
-            *("--batch_size_per_gpu", size, "--accumulate", accumulate),
+            *("--batch_size_per_gpu", size, "--accumulate", accumulate, "--class_weight", weights),
         )
         assert result.code == 0, result.err
         states.append(torch.load(f"ckpt/{run}/encoder_latest.pth", weights_only=True))

@@ -19,8 +19,10 @@ from checkpoint import Progress
 from classes import ADE20K_CLASSES, read_classes
 from dataset import TrainDataset, ValDataset, make_loader
 from distributed import Team
+from engine import validate
 from models import ModelBuilder, SegmentationModel
 from monitor import Monitor
+from optim import adjust_learning_rates, make_optimizer
 
 from .conftest import Data
 
@@ -194,8 +196,8 @@ def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
 def test_each_part_has_its_own_learning_rate_and_decay(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--lr_encoder", "3", "--weight_decay", "0.5"])
     encoder, decoder = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    optimizer = train.make_optimizer(train.parse_args(), encoder, decoder)
-    train.adjust_learning_rates(optimizer, 0.1)
+    optimizer = make_optimizer(train.parse_args(), encoder, decoder)
+    adjust_learning_rates(optimizer, 0.1)
     for group, part, rate in zip(
         optimizer.param_groups, (encoder, decoder), (0.3, 0.001), strict=True
     ):
@@ -231,7 +233,7 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     monitor = Monitor(tmp_path, 1, 1, torch.device("cpu"), writes=False)
     rest = (Progress(), read_classes(ADE20K_CLASSES, 4), args, Team("cpu", 9))
     losses = [
-        train.validate(
+        validate(
             *(model, make_loader(dataset, 0, batch_size=size), *rest),
             *(SimpleNamespace(signal=0), monitor),
         )[0]

@@ -31,6 +31,11 @@ def test_labels_turn_the_logits_into_the_loss():
     loss, logits = model(images, labels), model(images)
     assert loss.shape == () and logits.shape == (2, 7, 4, 3)
     torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
+    weight = torch.rand(7)
+    weighted = SegmentationModel(model.encoder, model.decoder, class_weight=weight).eval()
+    expected = upsample_cross_entropy(logits, labels, weight=weight)
+    torch.testing.assert_close(weighted(images, labels), expected)
+    assert abs(expected - loss) > 1e-3 and weighted.state_dict().keys() == model.state_dict().keys()
 
 
 def test_half_precision_changes_the_logits_by_rounding_only():

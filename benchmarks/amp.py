@@ -1,0 +1,61 @@
+"""Loss curves of one training in single and in half precision: do they lie on each other?
+
+    python -m benchmarks.amp
+
+Trains resnet34_dilated8 + c1_bilinear twice on the embedded sample, with the same crops in the same
+order, as `make demo` does. Where the hardware has no bfloat16 of its own, the second is slow.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import Tables, main
+
+ROOT = Path(__file__).parent.parent
+RECIPE = (
+    *("--weights_encoder", "none", "--imgSize", "128", "--segSize", "128"),
+    *("--batch_size_per_gpu", "8", "--optim", "AdamW", "--weight_decay", "0.01"),
+    *("--lr_encoder", "0.002", "--lr_decoder", "0.002"),
+)
+
+
+def history(amp: str, sample: Path, epochs: int) -> list[dict[str, str]]:
+    """The rows of a run's history.csv."""
+    flags = (
+        *("--id", amp, "--amp", amp, "--num_epoch", str(epochs)),
+        *("--ckpt", str(sample), "--vis", str(sample / "vis")),
+        *("--list_train", f"{sample}/train.txt", "--list_val", f"{sample}/val.txt"),
+        *("--root_img", f"{sample}/images", "--root_seg", f"{sample}/annotations"),
+    )
+    command = [sys.executable, str(ROOT / "train.py"), *RECIPE, *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with (sample / amp / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def tables(args: argparse.Namespace) -> Tables:
+    with tempfile.TemporaryDirectory() as name:
+        sample = Path(name)
+        make_sample = [sys.executable, str(ROOT / "data/make_sample.py"), "--out", name]
+        subprocess.run(make_sample, check=True, stdout=subprocess.DEVNULL)
+        runs = {amp: history(amp, sample, args.epochs) for amp in ("off", "bf16")}
+    titles = {"train_loss": "training", "val_loss": "validation"}
+    return {
+        "Loss with and without half precision": [
+            {"epoch": rows[0]["epoch"]}
+            | {
+                f"{title}, `--amp {amp}`": float(row[column])
+                for column, title in titles.items()
+                for amp, row in zip(runs, rows, strict=True)
+            }
+            for rows in zip(*runs.values(), strict=True)
+        ]
+    }
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], tables, epochs={"type": int, "default": 6, "help": "epochs"})
