@@ -298,7 +298,10 @@ def class_hints(parts: Sequence[Part], classes: Classes, offset: int) -> Iterato
     rare = [i for i in np.argsort(shares, kind="stable") if 0 < shares[i] < RARE]
     if rare:
         names = few([f"{classes.names[i]} {100 * shares[i]:.2g}%" for i in rare])
-        yield f"classes with less than {RARE:.1%} of the pixels ({len(rare)}): {names}"
+        yield (
+            f"classes with less than {RARE:.1%} of the pixels ({len(rare)}): {names}; "
+            "train.py --class_weight median makes them count more"
+        )
 
 
 def picture_hints(parts: Sequence[Part]) -> Iterator[str]:

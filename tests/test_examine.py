@@ -193,7 +193,7 @@ def test_unused_and_rare_classes_are_hints(data, script):
     hints = [line for line in result.out.splitlines() if line.startswith("Note: ")]
     assert len(hints) == 2
     assert f"no label of {data.folder}/val.txt has (1): class 4" in hints[0]
-    assert "less than 0.1% of the pixels (1): class 4 0.016%" in hints[1]
+    assert "less than 0.1% of the pixels (1): class 4 0.016%; train.py --class_weight" in hints[1]
 
 
 def test_pictures_twice_in_a_list_and_labels_without_classes_are_hints(sound, script):
