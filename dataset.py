@@ -1,5 +1,9 @@
 """ADE20K and data sets in its layout: list files, decoding, crop, scale and flip.
 
+    python dataset.py --make_list mine                     # lists of mine/images, mine/annotations
+    python dataset.py --list mine/train.txt --list_val mine/val.txt --num_class 11 \\
+        --root_img mine/images --root_seg mine/annotations  # is anything wrong with it?
+
 An item is a uint8 picture, a label of class indices and the picture's name; normalisation is left
 to the network, so that a quarter of the bytes travel.
 """
@@ -23,11 +27,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils import STOP_SIGNALS, UserError, keep_freed_memory
+from utils import STOP_SIGNALS, UserError, few, keep_freed_memory, run_script
 
 Item = tuple[Tensor, Tensor, str]
 Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
+FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # of pictures that are looked for in a folder
 MAX_LOOKED_UP = (
     100_000  # pictures, evenly taken from a longer list, that must be there at the start
 )
@@ -43,6 +48,10 @@ WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 class UnreadableError(UserError):
     """A file that cannot be read or decoded."""
+
+
+class ColourError(UserError):
+    """A label in colours rather than class indices."""
 
 
 class SegmentationDataset(Dataset):
@@ -80,14 +89,21 @@ class SegmentationDataset(Dataset):
         self.root_seg = Path(root_seg)
         self.num_class = num_class
         self.label_offset = label_offset
+        self.look_up()
+
+    def look_up(self) -> None:
+        """See that the files are there.
+
+        Raises:
+            UserError: some are not.
+        """
         looked_up = range(0, len(self), math.ceil(len(self) / MAX_LOOKED_UP))
         files = [path for i in looked_up for path in self.paths(i)]
         absent = [str(path) for path in files if not os.path.isfile(path)]
         if absent:
             raise UserError(
-                f"{len(absent)} of {len(files)} files that {list_file} names are absent: "
-                f"{', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; "
-                f"check --root_img and --root_seg; {WHERE_FROM}"
+                f"{len(absent)} of {len(files)} files that {self.list_file} names are absent: "
+                f"{few(absent)}; check --root_img and --root_seg; {WHERE_FROM}"
             )
 
     def __len__(self) -> int:
@@ -375,8 +391,8 @@ def read_values(path: str | Path) -> np.ndarray:
     """The values H x W of a label's file, shades of grey or indices of a palette, uint8 or uint16.
 
     Raises:
-        UserError: the file is no PNG of a single channel, cannot be decoded, or promises more than
-            `MAX_PIXELS`.
+        UserError: the file is no PNG of a single channel (`ColourError`: but of several), cannot be
+            decoded, or promises more than `MAX_PIXELS`.
     """
     content = read_bytes(path)
     if not content.startswith(PNG_SIGNATURE):
@@ -388,7 +404,10 @@ def read_values(path: str | Path) -> np.ndarray:
     elif depth < 8:
         values = values // (255 // (2**depth - 1))  # OpenCV spreads the values over 0…255
     if values.ndim != 2:
-        raise UserError(f"{path} is a colour picture: labels are class indices in a single channel")
+        raise ColourError(
+            f"{path} is a colour picture: labels are class indices in a single channel; "
+            "`python dataset.py --make_list` makes them of a class table's colours"
+        )
     return values
 
 
@@ -475,3 +494,9 @@ def to_item(picture: np.ndarray, label: np.ndarray, name: str) -> Item:
     """Tensors of a picture H x W x 3, whose channels come first in shape but not in memory, and of
     a label H x W."""
     return torch.from_numpy(picture).permute(2, 0, 1), torch.from_numpy(label), name
+
+
+if __name__ == "__main__":
+    from examine import main  # which imports this very module by its name
+
+    run_script(main)

@@ -82,6 +82,11 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     sys.exit(code)
 
 
+def few(names: Sequence[str]) -> str:
+    """Some names in a line, at most five."""
+    return ", ".join([*names[:5], *["…"] * (len(names) > 5)])
+
+
 class StopRequest:
     """A context in which signals that ask a training to end are only noted, in `signal`.
 

@@ -334,7 +334,7 @@ def test_an_absent_picture_is_an_error_that_names_it():
 def test_a_coloured_label_is_refused(tmp_path):
     path = tmp_path / "label.png"
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
-    with pytest.raises(UserError, match="label.png is a colour picture"):
+    with pytest.raises(UserError, match="label.png is a colour picture.*dataset.py --make_list"):
         read_label(path, 5)
 
 
@@ -450,8 +450,9 @@ def test_an_error_in_a_worker_arrives_as_its_one_line(data):
     loader = make_loader(dataset(data), 1, batch_size=None)
     with pytest.raises(UserError) as error:
         list(loader)
-    assert str(error.value).startswith(str(Path(data.picture("train/3"))))
-    assert "\n" not in str(error.value)
+    line = str(error.value)
+    del error  # whose traceback would keep the worker, which heeds no signal, until after the end
+    assert line.startswith(str(Path(data.picture("train/3")))) and "\n" not in line
 
 
 def test_pictures_keep_the_memory_format_that_convolutions_want(data):

@@ -440,6 +440,7 @@ OWN = {
     ],
     "eval.py": [],
     "test.py": ["test_img", "json"],
+    "dataset.py": ["list", "make_list", "val_fraction", "seed"],
 }
 VALUES = st.one_of(
     st.sampled_from(
@@ -483,8 +484,13 @@ def test_flags_of_anything_end_a_script_in_one_line(name, values, script, data, 
     flags = values.draw(
         st.dictionaries(st.sampled_from([*SHARED, *OWN[name]]), VALUES, min_size=1, max_size=3)
     )
-    required = {"train.py": [], "eval.py": ["id"], "test.py": ["id", "test_img"]}[name]
-    sound = {"id": "run", "test_img": data.picture("val/0")}
+    required = {
+        "train.py": [],
+        "eval.py": ["id"],
+        "test.py": ["id", "test_img"],
+        "dataset.py": ["list"],
+    }[name]
+    sound = {"id": "run", "test_img": data.picture("val/0"), "list": "nowhere"}
     args = [f"--{flag}={sound[flag]}" for flag in required if flag not in flags]
     args += [f"--{flag}={value}" for flag, value in flags.items()]
     before = sorted(data.folder.parent.rglob("*"))

@@ -547,12 +547,17 @@ def unlabel_val(data: Data) -> None:
         Image.fromarray(np.zeros((64, 80), np.uint8)).save(data.label(f"val/{i}"))
 
 
+def spoil_offset(data: Data) -> None:
+    Image.fromarray(np.full((64, 80), 255, np.uint8)).save(data.label("train/1"))
+
+
 BAD_TRAINING = {
     "missing data set": (remove_all, [], ["train.txt", "./download_ADE20K.sh", "make demo"]),
     "empty list": (spoil_list, [], ["train.txt", "empty"]),
     "absent files": (spoil_names, [], ["2 of 12", "train/1.jpg", "train/4.png"]),
     "label of another size": (spoil_size, [], ["train/1.jpg", "80 x 64", "79 x 64"]),
     "label out of range": (spoil_label, [], ["train/1.png", "77", "--num_class 4"]),
+    "label counted from 0": (spoil_offset, [], ["train/1.png", "255", "--label_offset 0"]),
     "truncated JPEG": (spoil_jpeg, [], ["train/1.jpg", "cut short"]),
     "text named .jpg": (spoil_text, [], ["train/1.jpg", "not a picture"]),
     "validation label out of range": (spoil_val_label, [], ["val/2.png", "77"]),

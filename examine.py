@@ -1,0 +1,444 @@
+"""Is a data set fit to be trained on? All that is wrong with it is found in one pass, and named.
+
+Here is the command line of `dataset.py`, too, which examines, or writes lists by `make_list.py`.
+"""
+
+import argparse
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import ConcatDataset
+from tqdm import tqdm
+
+from checkpoint import check_writable, write_whole
+from classes import ADE20K_CLASSES, Classes, read_classes
+from dataset import (
+    ColourError,
+    SegmentationDataset,
+    decode,
+    make_loader,
+    read_bytes,
+    read_values,
+    unlabelled_value,
+)
+from make_list import make_lists
+from options import SHARED, Parser, within
+from overview import contact_sheet, share_chart
+from utils import UserError, few
+
+VALUES = 2**16  # that a label's file may hold
+RARE = 0.001  # share of the pixels below which a class is rare
+MOST_VALUES = 5  # that are no class and have a line each
+TILES = 16  # of the contact sheet
+CHART, SHEET = "classes.png", "sheet.png"
+
+# What may be wrong with a picture or its label, and the way out.
+OUTSIDE = "names that lead out of --root_img"
+NO_PICTURE, NO_LABEL = "missing pictures", "missing labels"
+BAD_PICTURE, BAD_LABEL = "unreadable pictures", "unreadable labels"
+COLOUR, SIZE = "labels in colours", "labels of another size than their pictures"
+WAYS_OUT = {
+    OUTSIDE: "name pictures relative to that folder",
+    NO_PICTURE: "check --root_img, or take them out of the list",
+    NO_LABEL: "check --root_seg, or take their pictures out of the list",
+    BAD_PICTURE: "replace them, or take them out of the list",
+    BAD_LABEL: "replace them, or take their pictures out of the list",
+    COLOUR: "python dataset.py --make_list makes indices of a class table's colours",
+    SIZE: "scale them without interpolation; pictures count as turned by their EXIF data",
+}
+
+
+@dataclass
+class Probe:
+    """What a picture and its label tell of themselves.
+
+    Attributes:
+        name: of the picture, in its list.
+        label: path of the label.
+        defects: (kind, file, what there is to say of it or "").
+        digest: of the picture's bytes, if they can be read.
+        size: (height, width) of the picture, if it can be decoded.
+        values, pixels: those in the label, and how many pixels each has.
+    """
+
+    name: str
+    label: str = ""
+    defects: list[tuple[str, str, str]] = field(default_factory=list)
+    digest: bytes = b""
+    size: tuple[int, int] | None = None
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class Probes(SegmentationDataset):
+    """A data set whose item i is the `Probe` of a picture; no file makes it raise."""
+
+    def look_up(self) -> None:
+        """Nothing: what is missing is a finding."""
+
+    def __getitem__(self, index: int) -> Probe:
+        probe = Probe(self.names[index])
+        try:
+            path_img, path_seg = self.paths(index)
+        except UserError:
+            probe.defects.append((OUTSIDE, probe.name, ""))
+            return probe
+        probe.label = str(path_seg)
+        if os.path.isfile(path_img):
+            try:
+                content = read_bytes(path_img)
+                probe.digest = hashlib.blake2b(content, digest_size=16).digest()
+                probe.size = decode(content, path_img, cv2.IMREAD_COLOR_RGB).shape[:2]
+            except UserError as error:
+                probe.defects.append((BAD_PICTURE, str(path_img), str(error)))
+        else:
+            probe.defects.append((NO_PICTURE, str(path_img), ""))
+        if os.path.isfile(path_seg):
+            try:
+                values = read_values(path_seg)
+                pixels = np.bincount(values.ravel())
+                probe.values = pixels.nonzero()[0]
+                probe.pixels = pixels[probe.values]
+                if probe.size and probe.size != values.shape:
+                    sizes = f"{sides(values.shape)}, {path_img} {sides(probe.size)}"
+                    probe.defects.append((SIZE, probe.label, f"{path_seg} is {sizes}"))
+            except ColourError:
+                probe.defects.append((COLOUR, probe.label, ""))
+            except UserError as error:
+                probe.defects.append((BAD_LABEL, probe.label, str(error)))
+        else:
+            probe.defects.append((NO_LABEL, probe.label, ""))
+        return probe
+
+
+@dataclass
+class Part:
+    """What the pictures of one list have.
+
+    Attributes:
+        list_file: the list.
+        classes: where a histogram of values has the classes.
+        histogram: by value, how many pixels have it; of any label that can be read.
+        occurrences: by value, how many labels have it.
+        sizes: (height, width) of each picture that can be decoded.
+        sound: places in the list of pictures that have no defect.
+        empty: labels without a pixel of a class.
+        digests: names of pictures by what is in their files.
+    """
+
+    list_file: str
+    classes: slice
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(VALUES, np.int64))
+    occurrences: np.ndarray = field(default_factory=lambda: np.zeros(VALUES, np.int64))
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    sound: list[int] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    digests: dict[bytes, list[str]] = field(default_factory=dict)
+
+    def add(self, place: int, probe: Probe, is_sound: bool) -> None:
+        """Count a picture and its label."""
+        self.histogram[probe.values] += probe.pixels
+        self.occurrences[probe.values] += 1
+        if probe.size:
+            self.sizes.append(probe.size)
+        if probe.digest:
+            self.digests.setdefault(probe.digest, []).append(probe.name)
+        if is_sound:
+            self.sound.append(place)
+            first, last = self.classes.start, self.classes.stop - 1
+            if not ((first <= probe.values) & (probe.values <= last)).any():
+                self.empty.append(probe.label)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Of each class, its share of the pixels that have one; num_class."""
+        pixels = self.histogram[self.classes]
+        return pixels / max(pixels.sum(), 1)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an examination has found.
+
+    Attributes:
+        parts: one a list.
+        mend: what spoils a training, a line each, with the way out.
+        hints: what does not, but is worth knowing, a line each.
+    """
+
+    parts: list[Part]
+    mend: list[str]
+    hints: list[str]
+
+
+def examine(datasets: Sequence[Probes], classes: Classes, workers: int) -> Findings:
+    """Read all pictures and labels: of a training list and, if there is one, a validation list."""
+    num_class, offset = datasets[0].num_class, datasets[0].label_offset
+    where = slice(offset, offset + num_class)
+    parts = [Part(data.list_file, where) for data in datasets]
+    known = np.zeros(VALUES, bool)
+    known[where] = known[unlabelled_value(num_class, offset)] = True
+    defects: dict[str, list[str]] = {kind: [] for kind in WAYS_OUT}
+    details: dict[str, str] = {}  # of the first file of a kind
+    foreign: dict[int, list[str]] = {}  # value that is no class -> the first labels that have it
+
+    pairs = ConcatDataset(datasets)
+    loader = make_loader(pairs, workers, batch_size=None)
+    with tqdm(loader, unit=" pictures", leave=False, disable=None) as bar:
+        probes = iter(bar)
+        for part, data in zip(parts, datasets, strict=True):
+            for place, probe in enumerate(islice(probes, len(data))):
+                for kind, file, detail in probe.defects:
+                    defects[kind].append(file)
+                    details.setdefault(kind, detail)
+                strange = probe.values[~known[probe.values]].tolist()
+                for value in strange:
+                    files = foreign.setdefault(value, [])
+                    if len(files) < 6:  # five are named, the sixth makes a …
+                        files.append(probe.label)
+                part.add(place, probe, is_sound=not (probe.defects or strange))
+    mend = [
+        f"{kind} ({len(files)}): {few(files)}{details[kind] and f' ({details[kind]})'}; "
+        f"{WAYS_OUT[kind]}"
+        for kind, files in defects.items()
+        if files
+    ]
+    mend += [*foreign_values(foreign, parts, num_class, offset), *nothing_to_learn(parts)]
+    mend += leaks(parts)
+    hints = [*class_hints(parts, classes, offset), *picture_hints(parts)]
+    # An error's text is a line that can be printed, whatever is in the name of a file.
+    return Findings(parts, *([str(UserError(line)) for line in lines] for lines in (mend, hints)))
+
+
+def foreign_values(
+    foreign: dict[int, list[str]], parts: Sequence[Part], num_class: int, offset: int
+) -> Iterator[str]:
+    """Lines about values that are no class, the most frequent ones first.
+
+    Args:
+        foreign: by value, the first labels that have it.
+        parts: the lists.
+        num_class: number of classes.
+        offset: value of the first class.
+    """
+    pixels = sum(part.histogram for part in parts)
+    labels = sum(part.occurrences for part in parts)
+    unlabelled, last = unlabelled_value(num_class, offset), num_class - 1 + offset
+    values = sorted(foreign, key=lambda value: -pixels[value])
+    for value in values[:MOST_VALUES]:
+        if offset and value == 255:
+            way_out = "where it means unlabelled, and 0 is the first class: --label_offset 0"
+        elif not offset and value == num_class and not pixels[unlabelled]:
+            way_out = "where classes count from 1, and 0 is unlabelled: --label_offset 1"
+        else:
+            way_out = (
+                f"write a class or {unlabelled} (unlabelled) there, or give "
+                f"--num_class {value + 1 - offset}"
+            )
+        yield (
+            f"value {value} ({pixels[value]:,} pixels in {labels[value]:,} labels: "
+            f"{few(foreign[value])}) is no class, as those go from {offset} to {last}; {way_out}"
+        )
+    if rest := values[MOST_VALUES:]:
+        yield (
+            f"{len(rest):,} more values that are no class ({pixels[rest].sum():,} pixels): "
+            f"{few([str(value) for value in rest])}, as in {few(foreign[rest[0]])}; labels must "
+            "hold class indices, and neither be scaled with interpolation nor stored with loss"
+        )
+
+
+def nothing_to_learn(parts: Sequence[Part]) -> Iterator[str]:
+    """Lines about lists whose labels can be read, but have no class."""
+    for part in parts:
+        if part.histogram.any() and not part.shares.any():
+            yield (
+                f"{part.list_file}: no label has a pixel of a class; check --root_seg and "
+                "--label_offset"
+            )
+
+
+def leaks(parts: Sequence[Part]) -> Iterator[str]:
+    """A line about pictures that both lists have, and so lead to scores that are too good."""
+    first, *others = parts
+    for part in others:
+        same = [
+            f"{first.digests[digest][0]} = {name}"
+            for digest, names in part.digests.items()
+            if digest in first.digests
+            for name in names
+        ]
+        if same:
+            yield (
+                f"pictures in {first.list_file} that are in {part.list_file} too ({len(same)}), "
+                f"by content: {few(same)}; take them out of one of the two"
+            )
+
+
+def class_hints(parts: Sequence[Part], classes: Classes, offset: int) -> Iterator[str]:
+    """Lines about classes that are not there, or rare in training."""
+    for part in parts:
+        unused = [name for name, share in zip(classes.names, part.shares, strict=True) if not share]
+        if unused and part.shares.any():
+            counts_from_0 = offset and not part.shares[-1] and part.histogram[0]
+            way_out = "; where 0 is the first class: --label_offset 0" if counts_from_0 else ""
+            yield (
+                f"classes that no label of {part.list_file} has ({len(unused)}): "
+                f"{few(unused)}{way_out}"
+            )
+    shares = parts[0].shares
+    rare = [i for i in np.argsort(shares, kind="stable") if 0 < shares[i] < RARE]
+    if rare:
+        names = few([f"{classes.names[i]} {100 * shares[i]:.2g}%" for i in rare])
+        yield (
+            f"classes with less than {RARE:.1%} of the pixels ({len(rare)}): {names}; "
+            "train.py --class_weight median makes them count more"
+        )
+
+
+def picture_hints(parts: Sequence[Part]) -> Iterator[str]:
+    """Lines about pictures that teach nothing new, or nothing at all."""
+    for part in parts:
+        same = [" = ".join(names) for names in part.digests.values() if len(names) > 1]
+        if same:
+            yield f"{part.list_file} has pictures several times ({len(same)}): {few(same)}"
+        if part.empty and part.shares.any():
+            yield f"labels without a pixel of a class ({len(part.empty)}): {few(part.empty)}"
+
+
+def sides(size: tuple[int, int]) -> str:
+    """A size (height, width) as people write it."""
+    return f"{size[1]} x {size[0]}"
+
+
+def summary(parts: Sequence[Part], classes: Classes, unlabelled: int) -> Iterator[str]:
+    """Lines about what there is: pictures, their sizes, and the shares of the classes."""
+    for part in parts:
+        sizes = sorted(part.sizes, key=lambda size: (size[0] * size[1], size))
+        facts = [f"{part.list_file}: {len(sizes):,} pictures"]
+        if len(set(sizes)) == 1:
+            facts.append(f"all {sides(sizes[0])}")
+        elif sizes:
+            named = {"smallest": 0, "median": len(sizes) // 2, "largest": -1}
+            facts += [f"{what} {sides(sizes[i])}" for what, i in named.items()]
+        if part.histogram.any():
+            share = part.histogram[unlabelled] / part.histogram.sum()
+            facts.append(f"{share:.2%} of the pixels unlabelled (value {unlabelled})")
+        yield ", ".join(facts)
+    pictures = sum(part.occurrences[part.classes] for part in parts)
+    if pictures.any():
+        heads = [f"  {Path(part.list_file).stem[:10]:>10}" for part in parts]
+        yield f"{'class':>24}{''.join(heads)}  in pictures"
+    for i in np.argsort(-parts[0].shares, kind="stable"):
+        if pictures[i]:
+            shares = "".join(f"  {part.shares[i]:10.2%}" for part in parts)
+            yield f"{classes.names[i]:>24}{shares}  {pictures[i]:11,}"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser("Examine a data set, or write the lists of one.")
+    parser.group("examine")
+    parser.add_argument("--list", metavar="FILE", help="pictures to train on, one a line")
+    parser.shared("list_val", default=None)
+    parser.shared("result", default="./result/data")
+    parser.group("write lists")
+    parser.add_argument(
+        "--make_list",
+        metavar="FOLDER",
+        help="write FOLDER/train.txt and val.txt, of pictures in FOLDER/images or ROOT_IMG and "
+        "their labels of the same name in FOLDER/annotations or ROOT_SEG",
+    )
+    parser.add_argument(
+        "--val_fraction",
+        type=within(float, 0, 1),
+        help="share of the pictures for validation (default: 0.2, but subfolders train and val, or "
+        "training and validation, are kept apart)",
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
+    parser.group("data")
+    parser.shared("root_img", "root_seg", "num_class", "label_offset", default=None)
+    parser.shared("list_class", "workers")
+    args = parser.parse_args()
+    if (args.list is None) == (args.make_list is None):
+        parser.error("give either --list, to examine a data set, or --make_list")
+    return args
+
+
+def data_flags(args: argparse.Namespace) -> list[str]:
+    """The flags by which other commands know the data set."""
+    flags = ["--root_img", args.root_img, "--root_seg", args.root_seg]
+    flags += ["--num_class", str(args.num_class)]
+    if args.list_class != ADE20K_CLASSES:
+        flags += ["--list_class", args.list_class]
+    if not args.label_offset:
+        flags += ["--label_offset", "0"]
+    return flags
+
+
+def main() -> None:
+    args = parse_args()
+    if args.make_list is not None:
+        return write_lists(args)
+    for name in ("root_img", "root_seg", "num_class", "label_offset"):
+        if getattr(args, name) is None:
+            setattr(args, name, SHARED[name]["default"])
+    folder = Path(args.result)
+    check_writable("--result", folder)
+    classes = read_classes(args.list_class, args.num_class)
+    folders = dict(root_img=args.root_img, root_seg=args.root_seg)
+    values = dict(num_class=args.num_class, label_offset=args.label_offset)
+    lists = [path for path in (args.list, args.list_val) if path is not None]
+    datasets = [Probes(path, **folders, **values) for path in lists]
+    findings = examine(datasets, classes, args.workers)
+    parts = findings.parts
+    for line in summary(parts, classes, unlabelled_value(args.num_class, args.label_offset)):
+        print(line)
+    if parts[0].shares.any():
+        shares = {part.list_file: part.shares for part in parts}
+        chart = share_chart(shares, classes, RARE)
+        write_whole(folder / CHART, partial(chart.savefig, format="png"))
+        print(f"Shares of the classes: {folder / CHART}")
+    if parts[0].sound:
+        drawn = np.linspace(0, len(parts[0].sound) - 1, min(TILES, len(parts[0].sound))).round()
+        places = [parts[0].sound[int(i)] for i in drawn]
+        items = [(datasets[0].names[i], *datasets[0].load(i)) for i in places]
+        sheet = contact_sheet(items, classes)
+        write_whole(folder / SHEET, partial(sheet.save, format="PNG"))
+        print(f"{len(items)} labelled pictures: {folder / SHEET}")
+    for hint in findings.hints:
+        print(f"Note: {hint}")
+    if findings.mend:
+        print("To mend:")
+        for number, line in enumerate(findings.mend, 1):
+            print(f"{number}. {line}")
+        sys.exit(1)
+    command = ["python", "train.py", "--list_train", args.list, "--list_val", str(args.list_val)]
+    print("ready" if len(lists) == 1 else f"ready: {shlex.join([*command, *data_flags(args)])}")
+
+
+def write_lists(args: argparse.Namespace) -> None:
+    """Write lists, and tell how to examine what they name."""
+    folder = Path(args.make_list)
+    args.root_img = args.root_img or str(folder / "images")
+    lists = make_lists(
+        folder,
+        Path(args.root_img),
+        Path(args.root_seg or folder / "annotations"),
+        *(args.list_class, args.num_class, args.label_offset),
+        *(args.val_fraction, args.seed, args.workers),
+    )
+    for remark in lists.remarks:
+        print(UserError(remark))  # a line that can be printed, whatever is in the name of a file
+    args.root_seg, args.num_class = str(lists.root_seg), lists.num_class
+    args.label_offset = lists.label_offset
+    names = ["--list", str(lists.train), "--list_val", str(lists.val)]
+    print("To examine the data set:")
+    print(shlex.join(["python", "dataset.py", *names, *data_flags(args)]))
