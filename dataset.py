@@ -367,7 +367,7 @@ def read_label(path: str | Path, num_class: int, offset: int = 1) -> np.ndarray:
     values = read_values(path)
     unlabelled = unlabelled_value(num_class, offset)
     last = num_class - 1 + offset
-    highest = values.max(where=values != unlabelled, initial=0)
+    highest = int(cv2.minMaxLoc(values, (values != unlabelled).view(np.uint8))[1])
     if highest > last:
         first, other = ("0", "255") if offset else ("1", "0")
         raise UserError(

@@ -30,13 +30,13 @@ from torch import Tensor
 from checkpoint import check_writable, find_run
 from classes import Classes, read_classes
 from dataset import FORMATS, read_picture
-from gallery import Card, check_index, write_index
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
 from utils import UserError, result_names, run_script, select_amp, select_device
-from video import VIDEOS, frame_rate, open_video, read_frames, write_video
 from visualize import class_shares, overlay, panel, resize_labels
+from visualize.gallery import Card, check_index, write_index
+from visualize.video import VIDEOS, frame_rate, open_video, read_frames, write_video
 
 PANEL, LABELS, VIDEO = "_panel.png", "_prediction.png", "_panel.mp4"
 INDEX = "index.html"

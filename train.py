@@ -35,7 +35,6 @@ from checkpoint import (
     write_whole,
 )
 from classes import Classes, read_classes
-from curves import history_figures
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from distributed import Team, is_launched, launch
 from engine import train_one_epoch, validate
@@ -52,6 +51,7 @@ from utils import (
     select_amp,
     select_device,
 )
+from visualize.curves import history_figures
 
 logger = logging.getLogger("train")
 

@@ -2,7 +2,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from curves import history_figures
+from visualize.curves import history_figures
 
 
 def row(epoch: int, **changes: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from classes import Classes, distinct_colours
-from overview import contact_sheet, share_chart
+from examine.overview import contact_sheet, share_chart
 
 from .conftest import Data
 

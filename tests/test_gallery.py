@@ -4,8 +4,8 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from gallery import Card, check_index, write_index
 from utils import UserError
+from visualize.gallery import Card, check_index, write_index
 
 ODD = [
     "<script>alert(1)</script>.jpg",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from make_list import Lists, make_lists, split
+from examine.make_list import Lists, make_lists, split
 from utils import UserError
 
 PALETTE = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (64, 64, 64)]  # black is unlabelled

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils import UserError
-from video import frame_rate, open_video, read_frames, write_video
+from visualize.video import frame_rate, open_video, read_frames, write_video
 
 # Bright enough for a codec to keep apart, and moving.
 FRAMES = [np.full((36, 64, 3), (20 * i, 128, 200 - 20 * i), np.uint8) for i in range(9)]
@@ -50,7 +50,7 @@ def test_what_is_cut_short_while_writing_leaves_what_had_been(tmp_path):
 
 def test_a_video_that_the_disk_has_no_room_for_is_told(tmp_path, monkeypatch):
     whole = make_video(tmp_path / "b.mp4")  # of more frames
-    monkeypatch.setattr("video.open_video", lambda path: open_video(whole))
+    monkeypatch.setattr("visualize.video.open_video", lambda path: open_video(whole))
     with pytest.raises(UserError, match="a.mp4.* disk"), write_video(tmp_path / "a.mp4", 25) as w:
         w(FRAMES[0])
     assert not (tmp_path / "a.mp4").exists()

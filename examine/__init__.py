@@ -1,6 +1,6 @@
 """Is a data set fit to be trained on? All that is wrong with it is found in one pass, and named.
 
-Here is the command line of `dataset.py`, too, which examines, or writes lists by `make_list.py`.
+Here is the command line of `dataset.py`, too, which examines, or writes lists by `make_list`.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from dataset import (
     read_values,
     unlabelled_value,
 )
-from make_list import make_lists
+from examine.make_list import make_lists
+from examine.overview import contact_sheet, share_chart
 from options import SHARED, Parser, within
-from overview import contact_sheet, share_chart
 from utils import UserError, few
 
 VALUES = 2**16  # that a label's file may hold
