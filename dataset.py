@@ -20,6 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
+
 import cv2
 import numpy as np
 import torch

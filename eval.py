@@ -14,9 +14,13 @@ size, also go to RESULT/ID/scores.json, and counts of each picture to RESULT/ID/
 import argparse
 import json
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
 
 import numpy as np
 import torch

@@ -15,11 +15,15 @@ import glob
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
 
 import cv2
 import numpy as np

@@ -13,8 +13,12 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
 
 import torch
 from torch import nn

@@ -61,6 +61,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     keep_freed_memory()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return main()
     except BrokenPipeError:

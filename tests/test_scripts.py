@@ -5,6 +5,9 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +27,7 @@ from models import ModelBuilder, SegmentationModel
 from monitor import Monitor
 from optim import adjust_learning_rates, make_optimizer
 
-from .conftest import Data
+from .conftest import ROOT, Data
 
 # A real network on small pictures, without worker processes.
 SMALL = [
@@ -690,6 +693,18 @@ def test_what_is_no_bug_ends_with_one_line(error, code, message, script, monkeyp
     monkeypatch.setattr("checkpoint.find_run", fail)
     result = script("eval.py", "--id", "run")
     assert result.code == code and message in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train.py", "eval.py", "test.py", "dataset.py"])
+def test_ctrl_c_while_modules_load_is_no_traceback(name):
+    command = [sys.executable, "-X", "importtime", str(ROOT / name), "--help"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        next(line for line in run.stderr if line.rstrip().endswith("numpy.version"))
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate()
+    assert run.returncode == -signal.SIGINT and not out and "Traceback" not in err
 
 
 def test_a_bug_is_a_traceback(script, monkeypatch):
