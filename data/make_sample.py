@@ -68,8 +68,9 @@ def main() -> None:
         for folder in FOLDERS.values():
             (options.out / kind / folder).mkdir(parents=True, exist_ok=True)
     write = partial(write_scene, options.out, options.seed, tuple(options.size))
-    # One thread in each process: OpenCV's own threads would only compete with the other processes.
-    with ProcessPoolExecutor(options.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # No threads of OpenCV's in each process, which would only compete with the others. (To ask for
+    # one rather than none would end those that a forked process has no more, and so wait for ever.)
+    with ProcessPoolExecutor(options.workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for split, count in counts.items():
             names = pool.map(write, repeat(split), range(1, count + 1), chunksize=4)
             (options.out / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))

@@ -1,5 +1,7 @@
 import csv
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,21 @@ def digests(folder: Path) -> dict[str, str]:
 def make(script: Callable[..., Result]) -> Callable[..., Result]:
     """Runs the generator."""
     return lambda *args: script("data/make_sample.py", *args)
+
+
+AFTER_THREADS = """
+import runpy
+import cv2, numpy
+cv2.setNumThreads(2)
+cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (9, 9), 3)
+runpy.run_path("make_sample.py", run_name="__main__")
+"""
+
+
+def test_processes_do_not_wait_for_the_threads_of_the_one_they_are_forked_from(tmp_path):
+    command = [sys.executable, "-c", AFTER_THREADS, "--out", tmp_path, "--size", "96", "72"]
+    few = ("--num_train", "2", "--num_val", "0", "--workers", "2")
+    subprocess.run([*command, *few], cwd=ROOT / "data", check=True, timeout=120)
 
 
 def test_scenes_have_the_layout_of_ade20k_and_can_be_read(make, tmp_path):
