@@ -1,11 +1,14 @@
+import subprocess
+import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from utils import UserError
 from visualize.video import frame_rate, open_video, read_frames, write_video
+
+from .conftest import ROOT
 
 # Bright enough for a codec to keep apart, and moving.
 FRAMES = [np.full((36, 64, 3), (20 * i, 128, 200 - 20 * i), np.uint8) for i in range(9)]
@@ -62,12 +65,29 @@ def test_sizes_that_the_codec_cannot_take_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_foreign_files_are_refused_quietly(tmp_path, capfd):
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # as run_script does
-    path = tmp_path / "a.mp4"
-    whole = make_video(tmp_path / "b.mp4").read_bytes()
-    for content in (b"", b"I am a video", whole[: len(whole) // 2], b"#EXTM3U\nhttp://x.y/z.ts\n"):
+OPEN = """
+import sys
+import cv2
+from utils import UserError
+from visualize.video import open_video
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # as run_script does
+for path in sys.argv[1:]:
+    try:
+        open_video(path)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_foreign_files_are_refused_quietly(tmp_path):
+    """In a process of its own, as only the first video that one opens can make FFmpeg quiet."""
+    whole = make_video(tmp_path / "whole.mp4").read_bytes()
+    contents = (b"", b"I am a video", whole[: len(whole) // 2], b"#EXTM3U\nhttp://x.y/z.ts\n")
+    paths = [tmp_path / f"{i}.mp4" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="a.mp4 is not a video"):
-            open_video(path)
-    assert capfd.readouterr() == ("", "")
+    command = [sys.executable, "-c", OPEN, *paths]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stderr == "" and len(run.stdout.splitlines()) == len(paths)
+    for path, line in zip(paths, run.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{path} is not a video")
