@@ -12,7 +12,7 @@ BIN := .venv/bin
 SAMPLE := --list_train data/sample/train.txt --list_val data/sample/val.txt \
 	--root_img data/sample/images --root_seg data/sample/annotations
 RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 --segSize 128 \
-	--batch_size_per_gpu 8 --num_epoch 9 --eval_epoch 3 \
+	--batch_size_per_gpu 8 --num_epoch 11 --eval_epoch 4 \
 	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
 HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
 
