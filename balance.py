@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from checkpoint import text, write_whole
-from dataset import SegmentationDataset, UnreadableError, make_loader, read_label
+from dataset import SegmentationDataset, make_loader
+from decoding import UnreadableError, read_label
 from distributed import Team
 from utils import UserError, is_labelled
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from checkpoint import check_writable, find_run
 from classes import Classes, read_classes
-from dataset import FORMATS, read_picture
+from decoding import FORMATS, read_picture
 from inference import batch_by_size, predict, scaled_size
 from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete

@@ -18,15 +18,8 @@ from tqdm import tqdm
 
 from checkpoint import check_writable, text, write_whole
 from classes import ADE20K_CLASSES, read_classes
-from dataset import (
-    FORMATS,
-    ColourError,
-    decode,
-    make_loader,
-    read_bytes,
-    read_values,
-    unlabelled_value,
-)
+from dataset import make_loader
+from decoding import FORMATS, ColourError, decode, read_bytes, read_values, unlabelled_value
 from utils import UserError, few
 
 ENDINGS = ("", "_L", "_mask", "_label")  # what a label's name may have beyond its picture's

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset import MAX_PIXELS, PNG_SIGNATURE, prepare_worker, read_label, read_picture
+from dataset import prepare_worker
+from decoding import MAX_PIXELS, PNG_SIGNATURE, read_label, read_picture
 from utils import LONGEST_ERROR, UserError
 
 NUM_CLASS = 20

@@ -23,14 +23,8 @@ from PIL import Image
 
 from checkpoint import find_run, read_config
 from classes import read_classes
-from dataset import (
-    MAX_PIXELS,
-    SegmentationDataset,
-    promised_pixels,
-    read_label,
-    read_list,
-    read_picture,
-)
+from dataset import SegmentationDataset, read_list
+from decoding import MAX_PIXELS, promised_pixels, read_label, read_picture
 from models import ModelBuilder, ModelError
 from models.weights import read_state
 from options import SHARED, complete
