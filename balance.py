@@ -8,7 +8,6 @@ import hashlib
 import io
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,9 +118,9 @@ def find_balance(
     counts = torch.zeros(2, len(names), dtype=torch.int64)
     with team.agree():
         share = range(team.rank, len(pictures), team.size)
-        bar = dict(desc="Labels", dynamic_ncols=True, leave=False)
-        bar["disable"] = team.rank > 0 or not sys.stderr.isatty()
-        for count in tqdm(make_loader(ClassCounts(pictures), workers, None, share), **bar):
+        loader = make_loader(ClassCounts(pictures), workers, None, share)
+        # One bar for all, and, as None has it, on a terminal only.
+        for count in tqdm(loader, "Labels", leave=False, disable=team.rank > 0 or None):
             counts += count
     pixels, area = team.add_up(counts).numpy()
     with team.agree():

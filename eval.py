@@ -35,13 +35,7 @@ from models import ModelBuilder, ModelError, SegmentationModel
 from options import Parser, complete
 from report import Collector, build_page, join
 from report.compare import compare, table
-from utils import (
-    ConfusionMatrix,
-    Scores,
-    result_names,
-    run_script,
-    select_amp,
-)
+from utils import ConfusionMatrix, Scores, result_names, run_script, select_amp
 from visualize import comparison
 
 TELL_SECONDS = 10  # between signs of life

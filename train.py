@@ -47,14 +47,7 @@ from models import ModelBuilder, ModelError, SegmentationModel
 from monitor import Monitor, describe_device, giga_macs
 from optim import freeze_batchnorm, make_optimizer
 from options import Parser, positive, within
-from utils import (
-    StopRequest,
-    UserError,
-    is_labelled,
-    run_script,
-    select_amp,
-    select_device,
-)
+from utils import StopRequest, UserError, is_labelled, run_script, select_amp, select_device
 from visualize.curves import history_figures
 
 logger = logging.getLogger("train")
