@@ -29,6 +29,7 @@ from utils import UserError, is_labelled
 logger = logging.getLogger(__name__)
 
 HEAVIEST = float(np.finfo(np.float32).max)
+EXPONENTS = {"median": 1.0, "sqrt": 0.5}  # of what `median_frequency` gives
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ def find_balance(
     """The weights that were asked for; all processes call this at a time, and get the same.
 
     Args:
-        source: none; median, for `median_frequency`; or the file of a table for `read_weights`.
-            Medians are kept beside the pictures' list, and taken from there for as long as neither
-            the list nor the labels change.
+        source: none; median, for `median_frequency`; sqrt, for the square roots of that; or the
+            file of a table for `read_weights`. Medians are kept beside the pictures' list, and
+            taken from there for as long as neither the list nor the labels change.
         pictures: those that are trained on; each process counts its share.
         names: of the classes.
         workers: processes that read labels.
@@ -102,37 +103,37 @@ def find_balance(
     """
     if source == "none":
         return None
-    weight = None
+    weight, exponent = None, EXPONENTS.get(source)
     kept = Path(f"{pictures.list_file}.class_weight.csv")
     with team.agree():
-        if team.rank == 0 and source == "median":
+        if team.rank == 0 and exponent:
             heading = f"# counted from labels {fingerprint(pictures)}\n"
             weight = read_kept(kept, heading, len(names))
         elif team.rank == 0:
             weight = read_weights(source, len(names))
     weight = team.gather(weight)[0]
-    if weight is not None:
-        return Balance(names, weight)
-
-    logger.info("Counting the pixels of each class in %d labels", len(pictures))
-    counts = torch.zeros(2, len(names), dtype=torch.int64)
-    with team.agree():
-        share = range(team.rank, len(pictures), team.size)
-        loader = make_loader(ClassCounts(pictures), workers, None, share)
-        # One bar for all, and, as None has it, on a terminal only.
-        for count in tqdm(loader, "Labels", leave=False, disable=team.rank > 0 or None):
-            counts += count
-    pixels, area = team.add_up(counts).numpy()
-    with team.agree():
-        if not pixels.any():
-            raise UserError(f"{pictures.list_file}: no label has a pixel of a class to be weighted")
-    balance = Balance(names, median_frequency(pixels, area))
-    if team.rank == 0:
-        try:
-            write_whole(kept, text(heading + balance.table()))
-        except (UserError, OSError) as error:
-            logger.warning("The next run will count anew: %s", error)
-    return balance
+    if weight is None:
+        logger.info("Counting the pixels of each class in %d labels", len(pictures))
+        counts = torch.zeros(2, len(names), dtype=torch.int64)
+        with team.agree():
+            share = range(team.rank, len(pictures), team.size)
+            loader = make_loader(ClassCounts(pictures), workers, None, share)
+            # One bar for all, and, as None has it, on a terminal only.
+            for count in tqdm(loader, "Labels", leave=False, disable=team.rank > 0 or None):
+                counts += count
+        pixels, area = team.add_up(counts).numpy()
+        with team.agree():
+            if not pixels.any():
+                raise UserError(
+                    f"{pictures.list_file}: no label has a pixel of a class to be weighted"
+                )
+        weight = median_frequency(pixels, area)
+        if team.rank == 0:
+            try:
+                write_whole(kept, text(heading + Balance(names, weight).table()))
+            except (UserError, OSError) as error:
+                logger.warning("The next run will count anew: %s", error)
+    return Balance(names, weight ** (exponent or 1))
 
 
 def median_frequency(pixels: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -181,7 +182,8 @@ def read_weights(path: str | Path, num_class: int) -> np.ndarray:
         weight = np.array([float(row["weight"]) for row in rows])
     except OSError as error:
         raise UserError(
-            f"--class_weight {path}: {error.strerror}; give none, median or a table of index,weight"
+            f"--class_weight {path}: {error.strerror}; "
+            "give none, median, sqrt or a table of index,weight"
         ) from error
     except (csv.Error, KeyError, ValueError, OverflowError) as error:
         raise UserError(f"--class_weight {path}: not a table of index,weight ({error})") from error

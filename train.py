@@ -129,7 +129,7 @@ def parse_args() -> argparse.Namespace:
         "--class_weight",
         default="none",
         help="against imbalance: median = the rarer a class, the more its pixels count in the "
-        "loss; or a CSV of index,weight",
+        "loss; sqrt = half as steeply; or a CSV of index,weight",
     )
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"

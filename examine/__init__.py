@@ -279,7 +279,7 @@ def class_hints(parts: Sequence[Part], classes: Classes, offset: int) -> Iterato
         names = few([f"{classes.names[i]} {100 * shares[i]:.2g}%" for i in rare])
         yield (
             f"classes with less than {RARE:.1%} of the pixels ({len(rare)}): {names}; "
-            "train.py --class_weight median makes them count more"
+            "train.py --class_weight sqrt makes them count more"
         )
 
 

@@ -107,6 +107,12 @@ def test_kept_weights_that_are_no_use_are_counted_anew(spoil, data, counts, capl
         assert not warned and kept.read_bytes() == content
 
 
+def test_square_roots_are_taken_of_the_same_counts(data, counts):
+    weight = find(data).weight
+    assert (find(data, "sqrt").weight == np.sqrt(weight)).all()
+    assert (find(data).weight == weight).all() and len(counts) == 1
+
+
 def test_labels_without_a_class_have_no_median(data):
     for path in data.folder.glob("annotations/train/*"):
         cv2.imwrite(str(path), np.zeros((64, 80), np.uint8))
@@ -144,7 +150,7 @@ def test_the_weights_of_all_labelled_pixels_are_added_up(dtype):
         ("index,weight\n1,1\n2,inf\n", "class 2 has the weight inf"),
         ("index,weight\n1,1\n2,1e39\n", "class 2 has the weight 1e[+]39"),
         ("index,weight\n1,0\n2,1e-99\n", "all weights are 0"),
-        (None, "No such file or directory; give none, median or a table"),
+        (None, "No such file or directory; give none, median, sqrt or a table"),
     ],
 )
 def test_a_table_of_another_kind_is_refused(content, complaint, tmp_path):
