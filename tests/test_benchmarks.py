@@ -71,3 +71,12 @@ def test_a_contender_that_fails_ends_the_comparison(capfd: pytest.CaptureFixture
     with pytest.raises((EOFError, ConnectionError)):
         compare({"broken": broken}, rounds=1)
     assert "no such contender" in capfd.readouterr().err
+
+
+def test_networks_of_others_give_logits_of_a_pictures_own_size() -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
+    from benchmarks.peers import WholeNetwork
+
+    network = WholeNetwork(smp.Unet, num_class=3).eval()
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 70, 45)).shape == (2, 3, 70, 45)
