@@ -12,6 +12,6 @@ python train.py --id camvid --resume 1 --num_class 11 --list_class "$data/classe
     --list_train "$data/train.txt" --list_val "$data/val.txt" \
     --root_img "$data/images" --root_seg "$data/annotations" \
     --arch_encoder resnet34_dilated16 --weights_encoder none --imgSize 256 --segSize 256 \
-    --batch_size_per_gpu 8 --num_epoch 160 --eval_epoch 10 --num_val -1 --class_weight sqrt \
+    --batch_size_per_gpu 8 --num_epoch 150 --eval_epoch 10 --num_val -1 --class_weight sqrt \
     --optim AdamW --lr_encoder 1e-3 --lr_decoder 1e-3 --weight_decay 0.01
 python eval.py --id camvid --suffix _latest.pth --report 1
