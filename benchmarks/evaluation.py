@@ -141,6 +141,8 @@ def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    title = "Labels that agree with the classic recipe's"
+    agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
     results = {
         f"Five scales of a 512 x 683 picture, {arch} + {decoder}": compare(
             recipes(arch, decoder), args.rounds
@@ -152,9 +154,7 @@ def tables(args: argparse.Namespace) -> Tables:
     }
     results["Growth of five-scale evaluation"] = growth()
     results["`test.py --imgSize -1`, resnet34_dilated8 + c1_bilinear"] = photograph()
-    if args.id:
-        results["Labels that agree with the classic recipe's"] = agreement(args.id, args.ckpt)
-    return results
+    return results | agreed
 
 
 if __name__ == "__main__":

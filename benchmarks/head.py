@@ -101,12 +101,13 @@ def photograph() -> list[Row]:
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    rounds = 3 * args.rounds  # as a turn is soon over
     return {
         "Loss and gradient, 2 x 150 x 48 x 48 to 384 x 384": compare(
-            {name: partial(training, name, 150, 384, 384, batch=2) for name in LOSSES}, args.rounds
+            {name: partial(training, name, 150, 384, 384, batch=2) for name in LOSSES}, rounds
         ),
         "Labels, 2 x 150 x 48 x 48 to 384 x 384": compare(
-            {name: partial(prediction, name) for name in ARGMAXES}, args.rounds
+            {name: partial(prediction, name) for name in ARGMAXES}, rounds
         ),
         "Growth of loss and gradient": growth(),
         "Labels of a photograph from five scales": photograph(),

@@ -18,12 +18,11 @@ from pathlib import Path
 from benchmarks.common import Row, Tables, main
 
 ROOT = Path(__file__).parent.parent
-CONTENDERS = {  # name: encoder, decoder
-    "ours, `resnet34_dilated16` + `c1_bilinear`": ("resnet34_dilated16", "c1_bilinear"),
-    "segmentation-models-pytorch, Unet of ResNet-34": ("smp_unet_resnet34", "as_it_is"),
-    "segmentation-models-pytorch, DeepLabV3+ of ResNet-34": (
-        *("smp_deeplabv3plus_resnet34", "as_it_is"),
-    ),
+SMP = "segmentation-models-pytorch, {} of ResNet-34"
+CONTENDERS = {  # encoder and decoder
+    "`resnet34_dilated16` + `c1_bilinear`": ("resnet34_dilated16", "c1_bilinear"),
+    SMP.format("Unet"): ("smp_unet_resnet34", "as_it_is"),
+    SMP.format("DeepLabV3+"): ("smp_deeplabv3plus_resnet34", "as_it_is"),
 }
 RECIPE = (
     *("--weights_encoder", "none", "--imgSize", 256, "--segSize", 256, "--batch_size_per_gpu", 8),
@@ -46,17 +45,17 @@ class Racer:
         self.arch, self.data, self.ckpt = arch, data, ckpt
         self.flags = ("--ckpt", ckpt, "--num_class", num_class)
 
-    def train(self, length: str, epochs: int) -> tuple[str, float]:
+    def train(self, name: str, epochs: int) -> tuple[str, float]:
         """The id of a training, and the seconds that its epochs took."""
-        run = f"race-{self.arch[0]}-{length}"
+        run = f"race-{self.arch[0]}-{name}"
         data = (
             *("--list_train", self.data / "train.txt", "--list_val", self.data / "val.txt"),
             *("--root_img", self.data / "images", "--root_seg", self.data / "annotations"),
             *("--list_class", self.data / "classes.csv", "--vis", self.ckpt / "vis"),
         )
         arch = ("--arch_encoder", self.arch[0], "--arch_decoder", self.arch[1])
-        epochs = ("--num_epoch", epochs, "--eval_epoch", epochs)
-        call("train.py", "--id", run, "--resume", 1, *self.flags, *arch, *data, *RECIPE, *epochs)
+        ends = ("--num_epoch", epochs, "--eval_epoch", epochs)
+        call("train.py", "--id", run, "--resume", 1, *self.flags, *arch, *data, *RECIPE, *ends)
         with (self.ckpt / run / "history.csv").open() as file:
             return run, sum(float(row["seconds"]) for row in csv.DictReader(file))
 
