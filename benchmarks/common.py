@@ -6,8 +6,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -64,14 +64,19 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
     ]
 
 
-def start(contender: Contender) -> Connection:
-    """A pipe to a process in which the contender has warmed up; closing it ends the process."""
+@contextmanager
+def start(contender: Contender) -> Iterator[Connection]:
+    """A pipe to a process in which the contender has warmed up, which is gone in the end: on its
+    way out, it would slow down what is measured next."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    context.Process(target=serve, args=(contender, theirs), daemon=True).start()
+    process = context.Process(target=serve, args=(contender, theirs), daemon=True)
+    process.start()
     theirs.close()
-    ask(ours, "ready?")
-    return ours
+    with ours:
+        ask(ours, "ready?")
+        yield ours
+    process.join()
 
 
 def ask(pipe: Connection, question: str) -> float:
