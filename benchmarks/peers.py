@@ -1,7 +1,8 @@
 """Networks of segmentation-models-pytorch under names of ours: the scripts train and score them.
 
-    python -m benchmarks.peers train.py --arch_encoder smp_unet_resnet34 --arch_decoder as_it_is …
-    python -m benchmarks.peers eval.py --id ID
+    python -m benchmarks.peers train.py --num_class 11 \\
+        --arch_encoder smp_unet_resnet34 --arch_decoder as_it_is …
+    python -m benchmarks.peers eval.py --num_class 11 --id ID
 
 Data, loss, optimiser and scores are then the very same; what differs is the network alone.
 """

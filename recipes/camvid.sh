@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CamVid's 11 classes from random weights, in two and a half hours on two cores (README: Results).
+# CamVid's 11 classes from random weights, meant for two and a half hours on two cores.
 #
 #     recipes/camvid.sh camvid        # a folder with images, annotations, train.txt, val.txt, classes.csv
 #
