@@ -1,103 +1,111 @@
-"""Who scores best after the same minutes of training from random weights: ours or other networks?
+"""Who scores best after the same minutes of training: ours or other networks?
 
-    python -m benchmarks.race --data camvid --minutes 15 30 60
+    recipes/camvid.sh camvid
+    python -m benchmarks.race --id camvid --minutes 15 30 60 --seeds 1 2 3
 
-Every contender has the data, crops, loss, optimiser and precision of recipes/camvid.sh and, for
-each number of minutes, a training of its own, as many epochs as fit: the learning rates always come
-down to zero. Scored is the validation list, at five scales. The runs stay in CKPT; the same command
-goes on with what was cut short.
+Every contender is trained with the settings of the run ID, its data, crops, loss, optimiser and
+precision, and for each number of minutes anew, as many epochs as fit: the learning rates always
+come down to zero. Scored is the validation list, at five scales. The runs stay in CKPT/race; the
+same command goes on with what was cut short.
 """
 
 import argparse
 import csv
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common import Row, Tables, main
+from checkpoint import existing_run, read_config, run_file
 
 ROOT = Path(__file__).parent.parent
 SMP = "segmentation-models-pytorch, {} of ResNet-34"
-CONTENDERS = {  # encoder and decoder
-    "`resnet34_dilated16` + `c1_bilinear`": ("resnet34_dilated16", "c1_bilinear"),
+PEERS = {  # encoder and decoder
     SMP.format("Unet"): ("smp_unet_resnet34", "as_it_is"),
     SMP.format("DeepLabV3+"): ("smp_deeplabv3plus_resnet34", "as_it_is"),
 }
-RECIPE = (
-    *("--weights_encoder", "none", "--imgSize", 256, "--segSize", 256, "--batch_size_per_gpu", 8),
-    *("--optim", "AdamW", "--lr_encoder", 1e-3, "--lr_decoder", 1e-3, "--weight_decay", 0.01),
-    *("--class_weight", "sqrt", "--num_val", 1),
-)
 
 
 class Racer:
-    """Trains and scores a contender, whose `arch` names encoder and decoder.
+    """Trains and scores a contender.
 
     Args:
-        data: a folder as recipes/camvid.sh wants it.
-        ckpt: where the runs are kept.
+        arch: its encoder and decoder.
+        config: the settings of the run that it is to be trained like.
+        ckpt: where its runs are kept.
     """
 
-    def __init__(self, arch: tuple[str, str], data: Path, ckpt: Path):
-        with (data / "classes.csv").open(encoding="utf-8-sig") as file:
-            num_class = sum(1 for _ in csv.DictReader(file))
-        self.arch, self.data, self.ckpt = arch, data, ckpt
-        self.flags = ("--ckpt", ckpt, "--num_class", num_class)
+    def __init__(self, arch: tuple[str, str], config: dict, ckpt: Path):
+        own = {"arch_encoder": arch[0], "arch_decoder": arch[1], "resume": "1", "num_val": 1}
+        folders = {"ckpt": ckpt, "vis": ckpt / "vis"}
+        of_the_network = {"fc_dim", "weights_used"}
+        self.settings = {
+            name: value
+            for name, value in (config | own | folders).items()
+            if name not in of_the_network and value is not None
+        }
 
-    def train(self, name: str, epochs: int) -> tuple[str, float]:
-        """The id of a training, and the seconds that its epochs took."""
-        run = f"race-{self.arch[0]}-{name}"
-        data = (
-            *("--list_train", self.data / "train.txt", "--list_val", self.data / "val.txt"),
-            *("--root_img", self.data / "images", "--root_seg", self.data / "annotations"),
-            *("--list_class", self.data / "classes.csv", "--vis", self.ckpt / "vis"),
-        )
-        arch = ("--arch_encoder", self.arch[0], "--arch_decoder", self.arch[1])
-        ends = ("--num_epoch", epochs, "--eval_epoch", epochs)
-        call("train.py", "--id", run, "--resume", 1, *self.flags, *arch, *data, *RECIPE, *ends)
-        with (self.ckpt / run / "history.csv").open() as file:
-            return run, sum(float(row["seconds"]) for row in csv.DictReader(file))
+    def train(self, name: str, epochs: int, seed: int) -> float:
+        """Train a run of that name to its end; returns the seconds that its epochs took."""
+        ends = {"id": name, "num_epoch": epochs, "eval_epoch": epochs, "seed": seed}
+        call("train.py", **self.settings | ends)
+        with (self.settings["ckpt"] / name / "history.csv").open() as file:
+            return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
-    def score(self, run: str) -> float:
+    def score(self, name: str) -> float:
         """Mean IoU of what a training ended with."""
-        result = self.ckpt / "result"
-        call("eval.py", "--id", run, "--suffix", "_latest.pth", *self.flags, "--result", result)
-        return json.loads((result / run / "scores.json").read_text())["mean_iou"]
+        shared = {key: self.settings[key] for key in ("ckpt", "num_class")}
+        result = self.settings["ckpt"] / "result"
+        call("eval.py", id=name, suffix="_latest.pth", num_val=-1, result=result, **shared)
+        return json.loads((result / name / "scores.json").read_text())["mean_iou"]
 
 
-def call(script: str, *flags: object) -> None:
-    command = [sys.executable, "-m", "benchmarks.peers", script, *map(str, flags)]
+def call(script: str, **flags: object) -> None:
+    pairs = (str(word) for name, value in flags.items() for word in (f"--{name}", value))
+    command = [sys.executable, "-m", "benchmarks.peers", script, *pairs]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def tables(args: argparse.Namespace) -> Tables:
-    racers = {
-        name: Racer(arch, args.data.absolute(), args.ckpt.absolute())
-        for name, arch in CONTENDERS.items()
+def rows(args: argparse.Namespace) -> Iterator[Row]:
+    config = read_config(run_file(existing_run(args.ckpt, args.id, "--id"), "config.json"))
+    ours = config["arch_encoder"], config["arch_decoder"]
+    archs = {"`{}` + `{}`".format(*ours): ours} | PEERS
+    ckpt = Path(args.ckpt, "race").absolute()
+    racers = {name: Racer(arch, config, ckpt) for name, arch in archs.items()}
+    epoch_seconds = {
+        name: racer.train(f"{archs[name][0]}-epoch", 1, 0) for name, racer in racers.items()
     }
-    epoch_seconds = {name: racer.train("epoch", 1)[1] for name, racer in racers.items()}
-    rows: list[Row] = []
     for minutes in args.minutes:
         for name, racer in racers.items():
             epochs = max(1, round(60 * minutes / epoch_seconds[name]))
-            run, seconds = racer.train(f"{minutes:g}min", epochs)
-            rows.append(
-                {
-                    "contender": name,
-                    "epochs": epochs,
-                    "minutes of training": seconds / 60,
-                    "mean IoU at five scales, %": 100 * racer.score(run),
-                }
-            )
-    return {"Scores after the same minutes of training": rows}
+            seconds, scores = [], []
+            for seed in args.seeds:
+                run = f"{archs[name][0]}-{minutes:g}min-seed{seed}"
+                seconds.append(racer.train(run, epochs, seed))
+                scores.append(100 * racer.score(run))
+            yield {
+                "contender": name,
+                "epochs": epochs,
+                "minutes of training": statistics.mean(seconds) / 60,
+                "mean IoU at five scales, %": statistics.mean(scores),
+                "least": min(scores),
+                "most": max(scores),
+            }
+
+
+def tables(args: argparse.Namespace) -> Tables:
+    return {f"Scores after the same time, seeds: {len(args.seeds)}": list(rows(args))}
 
 
 if __name__ == "__main__":
     main(
         __doc__.splitlines()[0],
         tables,
-        data={"type": Path, "required": True, "help": "folder of the data"},
+        id={"required": True, "help": "the run whose settings all are trained with"},
         minutes={"type": float, "nargs": "+", "default": [15, 30, 60], "help": "of each training"},
-        ckpt={"type": Path, "default": "./ckpt/race", "help": "folder of the runs"},
+        seeds={"type": int, "nargs": "+", "default": [1], "help": "a training with each"},
+        ckpt={"default": "./ckpt", "help": "folder of the runs"},
     )
