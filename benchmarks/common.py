@@ -8,11 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from utils import select_amp
 
 Job = Callable[[], object]
 Contender = Callable[[], Job]  # prepares a job; what can be pickled, such as a `functools.partial`
@@ -33,6 +36,19 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
         print(json.dumps({"machine": machine(), **results}, indent=2))
     else:
         print(markdown(results))
+
+
+def against_classic(
+    script: str, classic: Callable[..., Job], ours: Callable[..., Job], arch: tuple[str, str]
+) -> dict[str, Contender]:
+    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
+    contenders = {
+        "classic recipe": partial(classic, *arch),
+        f"`{script} --amp off`": partial(ours, *arch),
+    }
+    if amp := select_amp("auto", torch.device("cpu")):
+        contenders[f"`{script}`"] = partial(ours, *arch, amp)
+    return contenders
 
 
 def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.classic import classic_network, classic_prediction
-from benchmarks.common import Contender, Job, Row, Tables, compare, main, measure
+from benchmarks.common import Job, Row, Tables, against_classic, compare, main, measure
 from checkpoint import find_run, tensors, write_whole
 from dataset import SegmentationDataset
 from inference import SCALES, predict
@@ -60,17 +60,6 @@ def ours(
     model = SegmentationModel(*build(arch, decoder, num_class), amp).freeze()
     picture = torch.from_numpy(random_picture(*size)).permute(2, 0, 1)[None]
     return partial(predict, model, picture, size)
-
-
-def recipes(arch: str, decoder: str) -> dict[str, Contender]:
-    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
-    contenders = {
-        "classic recipe": partial(classic, arch, decoder),
-        "`eval.py --amp off`": partial(ours, arch, decoder),
-    }
-    if amp := select_amp("auto", torch.device("cpu")):
-        contenders["`eval.py`"] = partial(ours, arch, decoder, amp)
-    return contenders
 
 
 def growth() -> list[Row]:
@@ -144,10 +133,10 @@ def tables(args: argparse.Namespace) -> Tables:
     title = "Labels that agree with the classic recipe's"
     agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
     results = {
-        f"Five scales of a 512 x 683 picture, {arch} + {decoder}": compare(
-            recipes(arch, decoder), args.rounds
+        "Five scales of a 512 x 683 picture, {} + {}".format(*arch): compare(
+            against_classic("eval.py", classic, ours, arch), args.rounds
         )
-        for arch, decoder in (
+        for arch in (
             ("resnet34_dilated8", "c1_bilinear"),
             ("resnet50_dilated8", "psp_bilinear"),
         )

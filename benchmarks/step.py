@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
-from benchmarks.common import Contender, Job, Row, Tables, compare, main
+from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
 from models import ENCODERS, ModelBuilder, SegmentationModel
 from models.encoder import Encoder
 from utils import keep_freed_memory, select_amp
@@ -124,17 +124,6 @@ def step(
     return job
 
 
-def recipes(arch: str, decoder: str) -> dict[str, Contender]:
-    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
-    contenders = {
-        "classic recipe": partial(classic, arch, decoder),
-        "`train.py --amp off`": partial(ours, arch, decoder),
-    }
-    if amp := select_amp("auto", torch.device("cpu")):
-        contenders["`train.py`"] = partial(ours, arch, decoder, amp)
-    return contenders
-
-
 def installed(package: str, contenders: dict[str, Contender]) -> dict[str, Contender]:
     """The contenders that a package provides, if it is there."""
     return contenders if find_spec(package) else {}
@@ -204,7 +193,7 @@ def tables(args: argparse.Namespace) -> Tables:
     }
     return {
         "Training step, resnet34_dilated8 + c1_bilinear": compare(
-            recipes(*r34c1) | checkpointed, args.rounds
+            against_classic("train.py", classic, ours, r34c1) | checkpointed, args.rounds
         ),
         "Training step, resnet34_dilated8 + psp_bilinear": compare(
             {"`train.py`": partial(ours, *r34psp, amp)}
@@ -212,7 +201,8 @@ def tables(args: argparse.Namespace) -> Tables:
             args.rounds,
         ),
         "Training step, resnet50_dilated8 + psp_bilinear": compare(
-            recipes(*r50psp) | installed("mit_semseg", mit) | fcn, args.rounds
+            against_classic("train.py", classic, ours, r50psp) | installed("mit_semseg", mit) | fcn,
+            args.rounds,
         ),
         "Largest batch of 384 x 384 pictures, on paper": largest_batches(),
     }
