@@ -1,4 +1,4 @@
-"""Who scores best after the same minutes of training: ours or other networks?
+"""Who scores best after the same minutes of training from random weights: ours or other networks?
 
     recipes/camvid.sh camvid
     python -m benchmarks.race --id camvid --minutes 15 30 60 --seeds 1 2 3
@@ -40,11 +40,12 @@ class Racer:
 
     def __init__(self, arch: tuple[str, str], config: dict, ckpt: Path):
         own = {"arch_encoder": arch[0], "arch_decoder": arch[1], "resume": "1", "num_val": 1}
+        random = {"weights_encoder": "none", "weights_decoder": ""}
         folders = {"ckpt": ckpt, "vis": ckpt / "vis"}
         of_the_network = {"fc_dim", "weights_used"}
         self.settings = {
             name: value
-            for name, value in (config | own | folders).items()
+            for name, value in (config | own | random | folders).items()
             if name not in of_the_network and value is not None
         }
 
@@ -56,11 +57,13 @@ class Racer:
             return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
     def score(self, name: str) -> float:
-        """Mean IoU of what a training ended with."""
+        """Mean IoU of what a training ended with, unless it is known already."""
         shared = {key: self.settings[key] for key in ("ckpt", "num_class")}
         result = self.settings["ckpt"] / "result"
-        call("eval.py", id=name, suffix="_latest.pth", num_val=-1, result=result, **shared)
-        return json.loads((result / name / "scores.json").read_text())["mean_iou"]
+        scores = result / name / "scores.json"
+        if not scores.exists():
+            call("eval.py", id=name, suffix="_latest.pth", num_val=-1, result=result, **shared)
+        return json.loads(scores.read_text())["mean_iou"]
 
 
 def call(script: str, **flags: object) -> None:
