@@ -8,6 +8,7 @@ into labels, and forgotten.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -92,8 +93,8 @@ class UpsampleCrossEntropy(torch.autograd.Function):
                 band_gradient.scatter_add_(-1, target, -pixel_weight)
                 upsampling.add_down(band_gradient, b, top, bottom, gradient)
         total_weight = total_weight.where(total_weight > 0, 1)
-        gradient = (gradient / total_weight).permute(0, 3, 1, 2).to(logits.dtype)
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward((gradient / total_weight).permute(0, 3, 1, 2))
+        ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(correct)
         return loss / total_weight, correct
 
@@ -103,7 +104,8 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         ctx: FunctionCtx, grad_loss: Tensor, _: None
     ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_loss.to(gradient.dtype), None, None, None, None
+        # Rounded last: a gradient scaler is there to lift it to what half precision can hold.
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None
 
 
 @torch.compiler.disable
@@ -167,13 +169,10 @@ class Upsampling:
         self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
         h, w = self.source.shape[1:3]
-        upper, lower, below = taps(h, self.height)
+        upper, lower, _ = taps(h, self.height)
         left, right, beside = taps(w, self.width)
         self.upper, self.lower = upper.tolist(), lower.tolist()
-        rows = torch.zeros(self.height, h, dtype=torch.float64)
-        rows.scatter_add_(1, upper[:, None], 1 - below[:, None])
-        rows.scatter_add_(1, lower[:, None], below[:, None])
-        self.rows = rows.to(logits.device, self.dtype)  # H x h
+        self.rows = interpolation(h, self.height).to(logits.device, self.dtype)
         self.left, self.right = left.to(logits.device), right.to(logits.device)
         self.beside = beside[:, None].to(logits.device, self.dtype)  # W x 1
         budget = CPU_BAND_BYTES if logits.device.type == "cpu" else GPU_BAND_BYTES
@@ -215,11 +214,20 @@ class Upsampling:
         k, w, classes = last - first + 1, *out.shape[2:]
         with self.full_precision():
             wide = self.matrix(top, bottom).T @ band.flatten(1)  # k x W·C
-        wide = wide.view(1, k, self.width, classes).permute(0, 3, 1, 2)  # 1 x C x k x W
+            wide = wide.view(k, self.width, classes)
+            if torch.are_deterministic_algorithms_enabled():
+                out[b, first : last + 1] += self.columns.T @ wide
+                return
+        # On CPUs up to twice as fast as the product, on GPUs added up in any order.
         narrow = torch.ops.aten.upsample_bilinear2d_backward(
-            wide, [k, self.width], [1, classes, k, w], align_corners=False
+            wide.permute(2, 0, 1)[None], [k, self.width], [1, classes, k, w], align_corners=False
         )
         out[b, first : last + 1] += narrow[0].permute(1, 2, 0)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The interpolation of all columns, W x w."""
+        return interpolation(self.source.shape[2], self.width).to(self.rows)
 
     def matrix(self, top: int, bottom: int) -> Tensor:
         """The weights, rows x k, of the k source rows that a band is made of."""
@@ -246,6 +254,14 @@ def max_class(band: Tensor) -> tuple[Tensor, Tensor]:
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     values, classes = F.max_pool2d(pixels, (band.shape[1], 1), return_indices=True)
     return values[..., 0, 0], classes[..., 0, 0]
+
+
+def interpolation(n_in: int, n_out: int) -> Tensor:
+    """Linear interpolation of `n_in` values to `n_out` as a matrix, n_out x n_in."""
+    first, second, along = taps(n_in, n_out)
+    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
+    matrix.scatter_add_(1, first[:, None], 1 - along[:, None])
+    return matrix.scatter_add_(1, second[:, None], along[:, None])
 
 
 def taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:

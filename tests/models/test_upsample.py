@@ -1,5 +1,7 @@
 """The banded head against what it stands for: `F.interpolate`, then softmax, loss or argmax."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -34,6 +36,15 @@ def expected_loss(logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
     return F.cross_entropy(upsampled, labels.long(), ignore_index=-1, **kwargs)
 
 
+@pytest.fixture(params=[False, True], ids=["any order", "deterministic"])
+def sums(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to add gradients up."""
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("sums")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("small", "large"), SIZES)
 def test_loss_and_gradient_are_those_of_the_upsampled_logits(small, large, weighted):
@@ -80,6 +91,20 @@ def test_half_precision_logits_are_computed_in_single(dtype):
     torch.testing.assert_close(loss, expected_loss(logits.detach().float(), labels))
     loss.backward()
     assert logits.grad.dtype == dtype and logits.grad.abs().sum() > 0
+
+
+def test_gradients_too_small_for_half_precision_are_those_of_a_scaled_loss():
+    """As a gradient scaler asks for: 2^16 is more than float16 can hold, which is no matter."""
+    torch.manual_seed(0)
+    half = torch.randn(2, 5, 4, 6).half()
+    half[:, 0] = -12  # a class of little probability, and so of little gradient
+    single = half.float().requires_grad_()
+    half.requires_grad_()
+    labels, scale = torch.randint(1, 5, (2, 32, 48)), 2.0**16
+    (scale * upsample_cross_entropy(half, labels)).backward()
+    (scale * expected_loss(single, labels)).backward()
+    assert ((single.grad / scale).half() == 0).any()
+    torch.testing.assert_close(half.grad, single.grad.half())
 
 
 def test_autocast_does_not_round_the_loss():
