@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -45,10 +46,10 @@ class Encoder(nn.Module, ABC):
 @contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm goes by the statistics of its batch, but its running ones stay as they are."""
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:

@@ -9,10 +9,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-GRID = (
-    16  # pixels; every encoder's stride divides it, so that all windows' features lie on one grid
-)
-
 
 def encode_in_windows(
     encode: Callable[[Tensor], Tensor], images: Tensor, stride: int, side: int, overlap: int

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from models import ENCODERS, ModelBuilder
+from models.encoder import keep_statistics
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ENCODERS if "vgg19" not in arch])
@@ -16,6 +18,15 @@ def test_computing_twice_changes_neither_gradients_nor_statistics(arch):
         gradients = {name: value.grad for name, value in encoder.named_parameters()}
         results.append((features, gradients, encoder.state_dict()))
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_computing_twice_keeps_the_statistics_of_batchnorm_over_gpus():
+    norm = nn.SyncBatchNorm(3)
+    before = norm.momentum
+    with keep_statistics(nn.Sequential(norm)):  # what its forward pass, on GPUs only, goes by
+        assert norm.momentum == 0
+        norm.num_batches_tracked.add_(1)
+    assert norm.momentum == before and norm.num_batches_tracked == 0
 
 
 def test_computing_twice_remembers_less():
