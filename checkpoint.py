@@ -143,7 +143,8 @@ class Run:
         training = read_tensors(path)
         try:
             self.optimizer.load_state_dict(training["optimizer"])
-            self.scaler.load_state_dict(training["scaler"])
+            if training["scaler"]:  # it was in use: what --amp auto is, depends on the GPU
+                self.scaler.load_state_dict(training["scaler"])
             self.progress = Progress(**training["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is of another training: {error}") from error

@@ -13,7 +13,7 @@ def make_optimizer(
     """The optimiser, with a learning rate for the encoder and one for the decoder.
 
     `fused` updates all parameters in one go; but where a gradient scaler skips the first step,
-    fused SGD would go on from a momentum that was never set.
+    fused SGD would go on from a momentum that was never set. Without it, torch has the choice.
     """
     groups = [
         {"params": encoder.parameters(), "initial_lr": args.lr_encoder},
@@ -22,11 +22,11 @@ def make_optimizer(
     if args.optim == "SGD":
         momentum = args.beta1
         return torch.optim.SGD(
-            groups, momentum=momentum, weight_decay=args.weight_decay, fused=fused
+            groups, momentum=momentum, weight_decay=args.weight_decay, fused=fused or None
         )
     betas = (args.beta1, 0.999)
     optimizer = getattr(torch.optim, args.optim)
-    return optimizer(groups, betas=betas, weight_decay=args.weight_decay, fused=fused)
+    return optimizer(groups, betas=betas, weight_decay=args.weight_decay, fused=fused or None)
 
 
 def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:

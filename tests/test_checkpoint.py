@@ -243,6 +243,18 @@ def test_a_loaded_training_goes_on_as_the_saved_one(tmp_path):
     assert not torch.equal(best["weight"], saved.encoder.weight)
 
 
+@pytest.mark.parametrize("scaled", ["before", "after"])
+def test_a_training_goes_on_where_losses_are_scaled_only_before_or_after(scaled, tmp_path):
+    """As of --amp auto, on another GPU."""
+    saved, loaded = new_training(tmp_path, 1), new_training(tmp_path, 2)
+    changed = saved if scaled == "before" else loaded
+    changed.scaler = torch.amp.GradScaler("cpu", init_scale=8)
+    saved.save()
+    loaded.load()
+    assert torch.equal(saved.encoder.weight, loaded.encoder.weight)
+    assert loaded.scaler.get_scale() == (1 if scaled == "before" else 8)
+
+
 def test_a_process_that_is_not_to_write_leaves_the_folder_alone(tmp_path):
     run = new_training(tmp_path, 1)
     run.writes = False
