@@ -9,6 +9,7 @@ to the network, so that a quarter of the bytes travel.
 """
 
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -231,13 +232,15 @@ def make_loader(
     batch_size: int | None = 1,
     sampler: Iterable[int] | None = None,
     batch_sampler: Sampler | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """A DataLoader with `workers` processes, but not more than there are cores.
+    """A DataLoader with `workers` processes, but not more than there are cores for it.
 
     It gives (pictures B x 3 x H x W, labels B x H x W, names, …), or items if `batch_size` is None.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(workers, cores)
+    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that share this machine
+    workers = min(workers, max(1, cores // trainings))
     return DataLoader(
         dataset,
         batch_size if batch_sampler is None else 1,
@@ -245,7 +248,7 @@ def make_loader(
         batch_sampler=batch_sampler,
         collate_fn=None if batch_size is None else collate,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
     )
@@ -269,7 +272,8 @@ def prepare_worker(_: int) -> None:
 
 def obey_parent() -> NoReturn:
     """End this process at a SIGTERM of its parent's, but at nobody else's."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+    parent = multiprocessing.parent_process().pid  # os.getppid() may be a server that forks for it
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
 

@@ -46,7 +46,7 @@ def train_one_epoch(
 
     A step's loss is the mean over the labelled pixels of all its pictures, those of all processes
     and of all batches that are accumulated: as if they were one batch. It is a weighted mean if the
-    run has weights of the classes.
+    run has weights of the classes. With `nn.DataParallel`, the means of all GPUs count alike.
     """
     progress, optimizer, scaler, balance = run.progress, run.optimizer, run.scaler, run.balance
     sampler = loader.batch_sampler
@@ -128,7 +128,8 @@ def validate(
 ) -> tuple[float, Scores]:
     """Mean loss and scores on the validation crops; draws panels of the first few.
 
-    The loss is that of all pixels alike, whatever the classes' weights, so that runs compare.
+    The loss is the mean over all labelled pixels alike, whatever batches, processes and the
+    classes' weights are, so that runs compare.
     """
     model.eval()
     losses, shown = AverageMeter(), []
@@ -136,10 +137,11 @@ def validate(
     for images, labels, names in loader:
         if stop.signal:
             leave(stop, args)
+        pixels = int(is_labelled(labels, len(classes.names)).sum())
         images, labels = images.to(team.device), labels.to(team.device)
         logits = model(images)
         predictions = upsample_argmax(logits, labels.shape[-2:])
-        losses.update(upsample_cross_entropy(logits, labels), len(images))
+        losses.update(upsample_cross_entropy(logits, labels), pixels)
         confusion.update(predictions, labels)
         if len(shown) < NUM_PANELS:
             shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)

@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--weights_encoder",
         default="",
-        help="initial weights: places365, imagenet, none or a file; '' = what there is of these",
+        help="initial weights: places365, imagenet, none or a file; '' = the first there is",
     )
     parser.add_argument(
         "--weights_decoder", default="", help="initial weights: a file, '' = random"
@@ -104,7 +104,7 @@ def parse_args() -> argparse.Namespace:
         "--batch_size_per_gpu",
         type=positive,
         default=16,
-        help="pictures a GPU (or the CPU) and step",
+        help="pictures in a batch of a GPU (or the CPU)",
     )
     parser.add_argument(
         "--accumulate", type=positive, default=1, help="batches whose gradients make up a step"
@@ -261,12 +261,23 @@ def main() -> None:
 def train(args: argparse.Namespace, team: Team) -> None:
     """Train as one of a team: data, network and what there is of the run; then the epochs."""
     with team.agree():
+        folder = run_folder(args.ckpt, args.id)
+        resuming = bool(args.resume) and is_run(folder)
+    some_begin = not all(team.gather(resuming))
+    with team.agree():
+        if resuming and some_begin:
+            raise UserError(
+                f"--resume: there is {folder} for some processes and not for others; all machines "
+                "have to see one --ckpt folder"
+            )
+        if args.parallel == "dp" and is_launched():
+            raise UserError("--parallel dp is for a single process; leave it out")
         if not is_launched():
             check_gpus(args.num_gpus, team.device)
         if args.fix_bn and args.weights_encoder == "none":
             raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
-        resuming = bool(args.resume) and is_run(run_folder(args.ckpt, args.id))
-        folder = run_folder(args.ckpt, args.id) if resuming else new_run(args.ckpt, args.id)
+        if not resuming:
+            new_run(args.ckpt, args.id)
         check_writable("--ckpt", folder)
         check_writable("--vis", Path(args.vis) / args.id)
         if args.compile:
@@ -286,9 +297,10 @@ def train(args: argparse.Namespace, team: Team) -> None:
         val_set = ValDataset(args.list_val, **data, **crop, limit=args.num_val)
         batch_size = args.batch_size_per_gpu * (args.num_gpus if args.parallel == "dp" else 1)
         sampler = EpochSampler(len(train_set), batch_size, args.seed, team.rank, team.size)
-        train_loader = make_loader(train_set, args.workers, batch_sampler=sampler)
+        pin = dict(pin_memory=team.device.type == "cuda")
+        train_loader = make_loader(train_set, args.workers, batch_sampler=sampler, **pin)
         share = range(team.rank, len(val_set), team.size)
-        val_loader = make_loader(val_set, args.workers, batch_size, sampler=share)
+        val_loader = make_loader(val_set, args.workers, batch_size, sampler=share, **pin)
         source = args.class_weight
         if resuming and source != "none":  # the run has its own, whatever became of the source
             source = run_file(folder, "class_weight.csv")
@@ -405,8 +417,10 @@ def train_epochs(
         if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
             run.save()  # so that whatever happens to the validation costs no training
             team.share_buffers(model)
+            # Without DistributedDataParallel, which would wait for those that have no picture.
+            network = model.module if team.size > 1 else model
             val_loss, scores = validate(
-                *(model, val_loader, progress, classes, args, team, stop, monitor)
+                *(network, val_loader, progress, classes, args, team, stop, monitor)
             )
             logger.info(
                 "Epoch: [%d], validation: Loss: %.4f, Accuracy: %.2f%%, mIoU: %.2f%%",

@@ -251,6 +251,8 @@ def test_workers_are_never_more_than_the_cores_at_hand(data, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert make_loader(dataset(data), 16).num_workers == 3
     assert make_loader(dataset(data), 2).num_workers == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # processes of this machine
+    assert make_loader(dataset(data), 16).num_workers == 1
 
 
 HOLD_WORKER = """

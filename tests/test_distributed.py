@@ -86,7 +86,10 @@ def test_many_processes_train_the_network_that_one_trains(class_weight, numbers,
 
 
 def test_three_processes_go_on_to_the_last_bit(data, tmp_path):
-    """Stopped after the first of three steps an epoch. Sums of three depend on their order."""
+    """Stopped after the first of three steps an epoch. Sums of three depend on their order.
+
+    The third has no picture to validate.
+    """
     change = """
 import optim, signal
 adjust, steps = optim.adjust_learning_rates, []
@@ -98,7 +101,7 @@ def stopped(*args):
 optim.adjust_learning_rates = stopped
 """
     flags = [*SMALL, *data.flags, "--num_epoch", 2, "--batch_size_per_gpu", 1, "--eval_epoch", 2]
-    flags += ["--optim", "AdamW"]
+    flags += ["--optim", "AdamW", "--num_val", 2]
     assert run(tmp_path, 3, "train.py", "--id", "whole", *flags).returncode == 0
     script = changed_training(tmp_path, change)
     assert run(tmp_path, 3, script, "--id", "cut", *flags).returncode != 0
@@ -144,6 +147,18 @@ def test_a_mistake_is_told_once(data, tmp_path):
     result = run(tmp_path, 2, "train.py", "--id", "run", *SMALL, *data.flags)
     assert result.returncode != 0 and result.stderr.count("train.py: error:") == 1
     assert not (tmp_path / "ckpt").exists()
+
+
+def test_machines_that_do_not_share_the_runs_do_not_resume(data, tmp_path):
+    flags = ["--id", "run", *SMALL, *data.flags, "--num_epoch", "1"]
+    result = run(tmp_path, 1, "train.py", *flags, "--ckpt", "ckpt0")
+    assert result.returncode == 0, result.stderr
+    change = "sys.argv += ['--resume', '1', '--ckpt', 'ckpt' + os.environ['RANK']]"
+    result = run(tmp_path, 2, changed_training(tmp_path, change), *flags)
+    assert (
+        result.returncode != 0 and result.stderr.count("error: --resume: there is ckpt0/run") == 1
+    )
+    assert not (tmp_path / "ckpt1").exists()
 
 
 @pytest.fixture
