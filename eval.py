@@ -30,12 +30,12 @@ from checkpoint import check_writable, find_run, text, write_whole
 from classes import Classes, read_classes
 from dataset import SegmentationDataset, make_loader
 from distributed import Team
-from inference import SCALES, batch_by_size, predict, scaled_size
-from models import ModelBuilder, ModelError, SegmentationModel
+from inference import SCALES, batch_by_size, load_network, predict, scaled_size
+from models import ModelError
 from options import Parser, complete
 from report import Collector, build_page, join
 from report.compare import compare, table
-from utils import ConfusionMatrix, Scores, result_names, run_script, select_amp
+from utils import ConfusionMatrix, Scores, result_names, run_script
 from visualize import comparison
 
 TELL_SECONDS = 10  # between signs of life
@@ -90,7 +90,7 @@ def main() -> None:
 def print_comparison(result: Path, first: str, second: str) -> None:
     """Tell what differs between two evaluated runs, and keep it."""
     found = compare(result, first, second)
-    path = result / f"{first}-{second}.json"
+    path = result / first / f"compared_to_{second}.json"
     write_whole(path, text(json.dumps(found, indent=2, ensure_ascii=False) + "\n"))
     print("\n".join([f"A: {first}\nB: {second}", *table(found)]))
     print(f"{found['pictures']} pictures; comparison: {path}")
@@ -106,19 +106,19 @@ def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, t
             *(args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val),
             label_offset=args.label_offset,
         )
-        encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
-        decoder = ModelBuilder.build_decoder(
-            args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
-        )
-        model = SegmentationModel(encoder, decoder, select_amp(args.amp, team.device))
-        model = model.freeze().to(team.device)
+        model = load_network(args, encoder_file, decoder_file, team.device)
 
     results = result_names(dataset.names)
     confusion = ConfusionMatrix(args.num_class, team.device)
     collector = Collector(args.num_class)
     places = {name: place for place, name in enumerate(dict.fromkeys(dataset.names))}
     share = range(team.rank, len(dataset), team.size)
-    loader = make_loader(dataset, args.workers, batch_size=None, sampler=share)
+    loader = make_loader(
+        *(dataset, args.workers),
+        batch_size=None,
+        sampler=share,
+        pin_memory=team.device.type == "cuda",
+    )
     done, told = 0, time.time()
     for batch in batch_by_size(loader, args.batch_size):
         images, labels, names = zip(*batch, strict=True)

@@ -4,13 +4,12 @@ import logging
 
 from checkpoint import Progress
 from distributed import Team
-from utils import UserError
+from utils import UserError, few
 
 logger = logging.getLogger(__name__)
 
 MAX_UNREADABLE = 0.01  # share of an epoch's pictures
 MAX_SKIPPED = 50  # steps in a row; a scale that starts far too high is right after twenty
-NAMED = 5  # pictures in a message
 
 
 def count_unreadable(defects: list[str], progress: Progress, team: Team) -> None:
@@ -31,7 +30,7 @@ def count_unreadable(defects: list[str], progress: Progress, team: Team) -> None
         if progress.replaced > MAX_UNREADABLE * progress.total:
             raise UserError(
                 f"more than {MAX_UNREADABLE:.0%} of the {progress.total} pictures of epoch "
-                f"{progress.epoch} cannot be read: {shortened(progress.unreadable, '; ')}"
+                f"{progress.epoch} cannot be read: {few(progress.unreadable, '; ')}"
             )
 
 
@@ -45,7 +44,7 @@ def refuse_loss(loss: float, names: list[str], progress: Progress, team: Team) -
     Raises:
         UserError: always, in one of the processes; SystemExit in the others.
     """
-    pictures = shortened([name for part in team.gather(names) for name in part], ", ")
+    pictures = few([name for part in team.gather(names) for name in part])
     with team.agree():
         raise UserError(
             f"the loss is {loss} in epoch {progress.epoch} after {progress.pictures} of its "
@@ -66,8 +65,3 @@ def count_skipped(skipped: bool, progress: Progress) -> None:
             f"the gradients of {MAX_SKIPPED} steps in a row are not finite in epoch "
             f"{progress.epoch}: lower --lr_encoder and --lr_decoder, or train with --amp off"
         )
-
-
-def shortened(texts: list[str], separator: str) -> str:
-    """The first few of a list."""
-    return separator.join(texts[:NAMED] + ["…"] * (len(texts) > NAMED))

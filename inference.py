@@ -1,17 +1,36 @@
-"""Prediction of whole pictures at several scales."""
+"""A run's network, and its prediction of whole pictures at several scales."""
 
+import argparse
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import SegmentationModel
+from models import ModelBuilder, SegmentationModel
 from models.upsample import average_upsampled_probabilities, upsample_argmax
+from utils import select_amp
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
+
+
+def load_network(
+    args: argparse.Namespace, encoder_file: Path, decoder_file: Path, device: torch.device
+) -> SegmentationModel:
+    """The network of those settings and weights, ready to predict.
+
+    Raises:
+        ModelError: the weights cannot be read, or are of another network.
+    """
+    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
+    decoder = ModelBuilder.build_decoder(
+        args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
+    )
+    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device))
+    return model.freeze().to(device)
 
 
 @torch.inference_mode()

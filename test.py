@@ -34,10 +34,10 @@ from torch import Tensor
 from checkpoint import check_writable, find_run
 from classes import Classes, read_classes
 from decoding import FORMATS, read_picture
-from inference import batch_by_size, predict, scaled_size
-from models import ModelBuilder, ModelError, SegmentationModel
+from inference import batch_by_size, load_network, predict, scaled_size
+from models import ModelError, SegmentationModel
 from options import Parser, complete
-from utils import UserError, result_names, run_script, select_amp, select_device
+from utils import UserError, few, result_names, run_script, select_device
 from visualize import class_shares, overlay, panel, resize_labels
 from visualize.gallery import Card, check_index, write_index
 from visualize.video import VIDEOS, frame_rate, open_video, read_frames, write_video
@@ -98,12 +98,7 @@ def main() -> None:
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)
     classes = read_classes(args.list_class, args.num_class)
-
-    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
-    decoder = ModelBuilder.build_decoder(
-        args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
-    )
-    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device)).freeze().to(device)
+    model = load_network(args, encoder_file, decoder_file, device)
     if video:
         segment_video(video, paths[0], model, classes, args)
     else:
@@ -145,7 +140,7 @@ def segment_pictures(
     done = f"Segmented {len(paths) - len(unreadable)} of {len(paths)}; results: {folder}"
     print(done, file=sys.stderr if args.json else sys.stdout)
     if unreadable:
-        raise UserError("; ".join(unreadable[:5] + ["…"] * (len(unreadable) > 5)))
+        raise UserError(few(unreadable, "; "))
 
 
 def segment_video(

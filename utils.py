@@ -83,9 +83,9 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     sys.exit(code)
 
 
-def few(names: Sequence[str]) -> str:
-    """Some names in a line, at most five."""
-    return ", ".join([*names[:5], *["…"] * (len(names) > 5)])
+def few(texts: Sequence[str], separator: str = ", ") -> str:
+    """Some of them in a line, at most five."""
+    return separator.join([*texts[:5], *["…"] * (len(texts) > 5)])
 
 
 class StopRequest:

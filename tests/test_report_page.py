@@ -114,11 +114,15 @@ def test_runs_are_compared_by_their_files_alone(script, evaluated, tmp_path):
     shutil.rmtree(tmp_path / "data")
     result = script("eval.py", "--compare", "mine", "other")
     assert result.code == 0, result.err
-    found = json.loads((evaluated.parent / "mine-other.json").read_text())
+    found = json.loads((evaluated / "compared_to_other.json").read_text())
     assert [row["difference"] for row in found["means"]] == [0, 0]
     scores = json.loads((evaluated / "scores.json").read_text())
     means = [scores["mean_iou"], scores["pixel_accuracy"]]
     assert [row["a"] for row in found["means"]] == pytest.approx(means)
+
+    longest = "x" * 200
+    shutil.copytree(evaluated, evaluated.with_name(longest))
+    assert script("eval.py", "--compare", longest, longest).code == 0
 
     result = script("eval.py", "--compare", "mine", "missing")
     assert result.code == 2 and "python eval.py --id missing" in result.err
