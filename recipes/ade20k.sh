@@ -5,7 +5,8 @@
 #     recipes/ade20k.sh        # on one GPU
 #     recipes/ade20k.sh 8      # on eight
 #
-# All train on 16 pictures a step. What was cut short goes on where it was saved.
+# All train on 16 pictures a step, so that the number of GPUs divides that. What was cut short goes on where
+# it was saved, with as many GPUs as before.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gpus=${1:-1}
@@ -14,6 +15,7 @@ for encoder in resnet34_dilated8 resnet50_dilated8; do
     for decoder in c1_bilinear psp_bilinear; do
         torchrun --nproc_per_node "$gpus" train.py --id "ade20k-$encoder-$decoder" --resume 1 \
             --arch_encoder $encoder --arch_decoder $decoder --batch_size_per_gpu $((16 / gpus))
-        torchrun --nproc_per_node "$gpus" eval.py --id "ade20k-$encoder-$decoder" --report 1
+        torchrun --nproc_per_node "$gpus" eval.py --id "ade20k-$encoder-$decoder" \
+            --suffix _latest.pth --report 1
     done
 done
