@@ -1,7 +1,7 @@
 """Who scores best after the same minutes of training from random weights: ours or other networks?
 
     recipes/camvid.sh camvid
-    python -m benchmarks.race --id camvid --minutes 15 30 60 --seeds 1 2 3
+    python -m benchmarks.race --id camvid-16 --minutes 15 30 60 --seeds 1 2 3
 
 Every contender is trained with the settings of the run ID, its data, crops, loss, optimiser and
 precision, and for each number of minutes anew, as many epochs as fit: the learning rates always

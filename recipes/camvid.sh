@@ -7,11 +7,17 @@
 set -euo pipefail
 data=$(realpath "${1:?the folder of the data is missing: recipes/camvid.sh DATA_FOLDER}")
 cd "$(dirname "$0")/.."
+common=(--resume 1 --num_class 11 --list_class recipes/camvid.csv --root_img "$data/images"
+    --root_seg "$data/annotations" --list_train "$data/train.txt" --list_val "$data/val.txt"
+    --imgSize 256 --segSize 256 --batch_size_per_gpu 8 --class_weight sqrt --optim AdamW
+    --weight_decay 0.01 --num_val -1 --eval_epoch 5 --ckpt_epoch 50)
 
-python train.py --id camvid --resume 1 --num_class 11 --list_class recipes/camvid.csv \
-    --list_train "$data/train.txt" --list_val "$data/val.txt" \
-    --root_img "$data/images" --root_seg "$data/annotations" \
-    --arch_encoder resnet34_dilated16 --weights_encoder none --imgSize 256 --segSize 256 \
-    --batch_size_per_gpu 8 --num_epoch 150 --eval_epoch 10 --num_val -1 --class_weight sqrt \
-    --optim AdamW --lr_encoder 1e-3 --lr_decoder 1e-3 --weight_decay 0.01 --ckpt_epoch 50
+# At a stride of 16 an epoch takes less than half the time; the same weights then learn at a stride
+# of 8 what is thin.
+python train.py --id camvid-16 "${common[@]}" --arch_encoder resnet34_dilated16 \
+    --weights_encoder none --num_epoch 90 --lr_encoder 1e-3 --lr_decoder 1e-3
+python train.py --id camvid "${common[@]}" --arch_encoder resnet34_dilated8 \
+    --weights_encoder ckpt/camvid-16/encoder_latest.pth \
+    --weights_decoder ckpt/camvid-16/decoder_latest.pth \
+    --num_epoch 24 --lr_encoder 3e-4 --lr_decoder 3e-4
 python eval.py --id camvid --suffix _latest.pth --report 1
