@@ -19,14 +19,10 @@ def make_optimizer(
         {"params": encoder.parameters(), "initial_lr": args.lr_encoder},
         {"params": decoder.parameters(), "initial_lr": args.lr_decoder},
     ]
+    shared = {"weight_decay": args.weight_decay, "fused": fused or None}
     if args.optim == "SGD":
-        momentum = args.beta1
-        return torch.optim.SGD(
-            groups, momentum=momentum, weight_decay=args.weight_decay, fused=fused or None
-        )
-    betas = (args.beta1, 0.999)
-    optimizer = getattr(torch.optim, args.optim)
-    return optimizer(groups, betas=betas, weight_decay=args.weight_decay, fused=fused or None)
+        return torch.optim.SGD(groups, momentum=args.beta1, **shared)
+    return getattr(torch.optim, args.optim)(groups, betas=(args.beta1, 0.999), **shared)
 
 
 def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:

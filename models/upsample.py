@@ -216,13 +216,13 @@ class Upsampling:
             wide = self.matrix(top, bottom).T @ band.flatten(1)  # k x W·C
             wide = wide.view(k, self.width, classes)
             if torch.are_deterministic_algorithms_enabled():
-                out[b, first : last + 1] += self.columns.T @ wide
-                return
-        # On CPUs up to twice as fast as the product, on GPUs added up in any order.
-        narrow = torch.ops.aten.upsample_bilinear2d_backward(
-            wide.permute(2, 0, 1)[None], [k, self.width], [1, classes, k, w], align_corners=False
-        )
-        out[b, first : last + 1] += narrow[0].permute(1, 2, 0)
+                narrow = self.columns.T @ wide  # k x w x C
+            else:  # as fast or faster on a CPU, but a GPU adds up in any order
+                wide = wide.permute(2, 0, 1)[None]  # 1 x C x k x W
+                narrow = torch.ops.aten.upsample_bilinear2d_backward(
+                    wide, [k, self.width], [1, classes, k, w], align_corners=False
+                )[0].permute(1, 2, 0)
+        out[b, first : last + 1] += narrow
 
     @cached_property
     def columns(self) -> Tensor:
