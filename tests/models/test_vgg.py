@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from models.vgg import VGG, vgg16, vgg19
+from models.vgg import VGG, HalvedConv2d, vgg16, vgg19
 
 
 @pytest.fixture(params=[vgg16, vgg19])
@@ -44,3 +45,19 @@ def test_whole_channels_are_dropped_in_training_only(net):
         dropped = (vgg.train()(x).amax((2, 3)) == 0).float().mean()
         kept = (vgg.eval()(x).amax((2, 3)) == 0).float().mean()
     assert dropped > 0.45 > kept
+
+
+def test_halves_make_the_whole_convolution():
+    halved = HalvedConv2d(3, 9, kernel_size=7, padding=12, dilation=4)
+    x = torch.rand(2, 3, 13, 18, requires_grad=True)
+    inputs = (x, halved.weight, halved.bias)
+    ours = halved(x)
+    exact = [value.detach().double().requires_grad_() for value in inputs]
+    theirs = F.conv2d(*exact, padding=12, dilation=4)
+    grad = torch.rand_like(ours)
+    for mine, other in zip(
+        (ours, *torch.autograd.grad(ours, inputs, grad)),
+        (theirs, *torch.autograd.grad(theirs, exact, grad.double())),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine.double(), other, rtol=1e-4, atol=1e-4)
