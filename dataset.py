@@ -1,11 +1,7 @@
-"""ADE20K and data sets in its layout: list files, items, crop, scale and flip.
+"""ADE20K and data sets in its layout: list files, items, crop, scale and flip, loader.
 
-    python dataset.py --make_list mine                     # lists of mine/images, mine/annotations
-    python dataset.py --list mine/train.txt --list_val mine/val.txt --num_class 11 \\
-        --root_img mine/images --root_seg mine/annotations  # is anything wrong with it?
-
-An item is a uint8 picture, a label of class indices and the picture's name; normalisation is left
-to the network, so that a quarter of the bytes travel.
+An item is a uint8 picture, a label of class indices and the picture's name. The network normalises
+pictures, so that a quarter of the bytes travel.
 """
 
 import math
@@ -15,11 +11,9 @@ import random
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
-from typing import NoReturn
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -27,14 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from decoding import UnreadableError, read_label, read_picture
-from utils import STOP_SIGNALS, UserError, few, keep_freed_memory, run_script
+from common.images import UnreadableError, read_label, read_picture
+from utils import STOP_SIGNALS, UserError, abbreviate, keep_freed_memory
 
 Item = tuple[Tensor, Tensor, str]
 Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
-# Pictures, evenly taken from a longer list, that must be there at the start.
-MAX_LOOKED_UP = 100_000
+MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
 WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 
@@ -42,8 +35,8 @@ class SegmentationDataset(Dataset):
     """Whole pictures with their labels.
 
     Item i is (picture 3 x H x W, RGB uint8; label H x W; name). Labels count classes from 0;
-    unlabelled is -1 in the label's own type: 255 in uint8, or int32 above 255 classes. A picture is
-    turned as its EXIF data say, and so as people saw it who labelled it.
+    unlabelled is -1 in the label's own type: 255 in uint8, or int32 above 255 classes. A picture's
+    EXIF rotation is applied: people labelled what they saw.
 
     Args:
         list_file: names pictures relative to `root_img`, one a line.
@@ -54,15 +47,15 @@ class SegmentationDataset(Dataset):
         label_offset: the value of the first class in the files, 1 or 0.
 
     Raises:
-        UserError: list or files are missing; later, as items are read, a file cannot be decoded, a
-            label's size is not its picture's, or it holds a value that is no class.
+        UserError: list or files are missing. Reading an item raises it where a file cannot be
+            decoded, a label's size is not its picture's, or a label holds a value that is no class.
     """
 
     def __init__(
         self,
         list_file: str,
-        root_img: str,
-        root_seg: str,
+        root_img: str | Path,
+        root_seg: str | Path,
         num_class: int,
         limit: int = -1,
         label_offset: int = 1,
@@ -73,10 +66,10 @@ class SegmentationDataset(Dataset):
         self.root_seg = Path(root_seg)
         self.num_class = num_class
         self.label_offset = label_offset
-        self.look_up()
+        self.check_files_exist()
 
-    def look_up(self) -> None:
-        """See that the files are there.
+    def check_files_exist(self) -> None:
+        """Check that the files are there.
 
         Raises:
             UserError: some are not.
@@ -87,7 +80,7 @@ class SegmentationDataset(Dataset):
         if absent:
             raise UserError(
                 f"{len(absent)} of {len(files)} files that {self.list_file} names are absent: "
-                f"{few(absent)}; check --root_img and --root_seg; {WHERE_FROM}"
+                f"{abbreviate(absent)}; check --root_img and --root_seg; {WHERE_FROM}"
             )
 
     def __len__(self) -> int:
@@ -101,7 +94,7 @@ class SegmentationDataset(Dataset):
         """The files of a picture and its label.
 
         Raises:
-            UserError: they would be elsewhere than in the folders.
+            UserError: the name leads out of the folders.
         """
         name = self.names[index]
         if os.path.isabs(name) or ".." in Path(name).parts:
@@ -122,9 +115,9 @@ class SegmentationDataset(Dataset):
 
 
 class CropDataset(SegmentationDataset):
-    """Square pieces of pictures: `imgSize` pixels a side, their labels `segSize`.
+    """Square crops of pictures, `imgSize` pixels a side, and of their labels, `segSize`.
 
-    The piece is chosen in the picture as it is and scaled then, rather than the other way round.
+    The crop is chosen in the source, and only that is scaled.
     """
 
     def __init__(self, *args, imgSize: int, segSize: int, **kwargs):
@@ -137,8 +130,8 @@ class CropDataset(SegmentationDataset):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The square at (y, x), `side` pixels wide, scaled."""
         square = np.s_[y : y + side, x : x + side]
-        # Down to a half, the neighbours that are interpolated between are all the pixels there are;
-        # below, only averaging areas keeps a picture free of aliasing, at four times the cost.
+        # Down to a half, bilinear interpolation uses every pixel. Below, only averaging areas keeps
+        # a picture free of aliasing, at four times the cost.
         smooth = cv2.INTER_AREA if side > 2 * self.imgSize else cv2.INTER_LINEAR
         picture = cv2.resize(picture[square], (self.imgSize, self.imgSize), interpolation=smooth)
         label = cv2.resize(
@@ -148,21 +141,21 @@ class CropDataset(SegmentationDataset):
 
 
 class TrainDataset(CropDataset):
-    """Random crops at 0.5 to 1.5 of the pictures' scale, but never larger than a picture, half of
-    them mirrored. Item (epoch, index, counts) is the same whoever asks for it and whenever; unless
-    it counts, its label is all unlabelled.
+    """Random crops at 0.5 to 1.5 of the pictures' scale, half of them mirrored.
 
-    An item has a fourth part: why its picture, or its label, could not be read, so that it is of
-    another one of the epoch; or else "".
+    A crop is never larger than its picture. Key (epoch, index, counts) and seed fix an item: crop
+    and mirroring. Unless it counts, every pixel of its label is unlabelled. An item has a fourth
+    part: why its picture or label could not be read, so that another one of the epoch replaces it;
+    otherwise "".
     """
 
     def __init__(self, *args, seed: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.seed = seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:  # type: ignore[override]
         epoch, index, counts = key
-        rng = random.Random(f"{self.seed} {epoch} {index}")  # a fifth of the time NumPy's takes
+        rng = random.Random(f"{self.seed} {epoch} {index}")  # takes a fifth of NumPy's time
         defect = ""
         while True:
             try:
@@ -180,7 +173,7 @@ class TrainDataset(CropDataset):
         if rng.random() < 0.5:
             picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)
         if not counts:
-            label = np.zeros_like(label) - 1
+            label = np.zeros_like(label) - 1  # 255 in uint8
         return *to_item(picture, label, self.names[index]), defect
 
 
@@ -198,12 +191,12 @@ class ValDataset(CropDataset):
 class EpochSampler(Sampler[list[Key]]):
     """Batches of a `TrainDataset`'s keys for one of `world` processes, newly ordered every epoch.
 
-    `world` · `batch_size` consecutive pictures are shared out among the processes. Where there are
-    not enough for all, in the end, the others get one that does not count.
+    The processes share `world` · `batch_size` consecutive pictures. Where there are fewer pictures
+    than processes, at the end of an epoch, the others get one that does not count.
 
     Attributes:
-        epoch: the one to go through.
-        start: how many of its pictures to leave out, as they have been trained on.
+        epoch: the epoch to go through.
+        start: how many of its pictures to skip, as training has seen them.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -231,65 +224,73 @@ def make_loader(
     workers: int,
     batch_size: int | None = 1,
     sampler: Iterable[int] | None = None,
-    batch_sampler: Sampler | None = None,
-    pin_memory: bool = False,
+    **options: Any,
 ) -> DataLoader:
-    """A DataLoader with `workers` processes, but not more than there are cores for it.
+    """A DataLoader with `workers` processes, at most one for each core.
 
-    It gives (pictures B x 3 x H x W, labels B x H x W, names, …), or items if `batch_size` is None.
+    It yields (pictures B x 3 x H x W, labels B x H x W, names, …), or items if `batch_size` is
+    None. The options are torch's, such as `batch_sampler` and `pin_memory`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that share this machine
     workers = min(workers, max(1, cores // trainings))
     return DataLoader(
         dataset,
-        batch_size if batch_sampler is None else 1,
+        batch_size if options.get("batch_sampler") is None else 1,
         sampler=sampler,
-        batch_sampler=batch_sampler,
         collate_fn=None if batch_size is None else collate,
         num_workers=workers,
-        pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
+        **options,
     )
 
 
 def prepare_worker(_: int) -> None:
-    """One thread a worker, no messages of OpenCV's beside our own, and pictures' memory kept.
+    """Set up a worker: one thread, no messages of OpenCV's, and freed memory kept.
 
-    Signals that mean the whole training are for its main process to answer, but when that one ends,
-    it sends a SIGTERM itself, and waits for the workers to obey.
+    The main process answers signals that mean the whole training. When it ends, it sends a SIGTERM
+    itself, and waits for the workers to obey.
     """
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # where there is none, as on macOS, any SIGTERM ends them
+    if hasattr(signal, "sigwaitinfo"):  # without it, as on macOS, any SIGTERM ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=obey_parent, daemon=True).start()
+        threading.Thread(target=exit_when_told_by_parent, daemon=True).start()
     cv2.setNumThreads(0)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     keep_freed_memory()
 
 
-def obey_parent() -> NoReturn:
-    """End this process at a SIGTERM of its parent's, but at nobody else's."""
-    parent = multiprocessing.parent_process().pid  # os.getppid() may be a server that forks for it
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+def exit_when_told_by_parent() -> NoReturn:
+    """End this process at a SIGTERM of its parent's; ignore those of others."""
+    parent = multiprocessing.parent_process()  # os.getppid() may be a server that forks for it
+    assert parent is not None
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
         pass
     os._exit(0)
 
 
 def collate(items: list[tuple]) -> tuple:
-    """A batch, whose pictures keep the channels last, as decoding gives and convolutions want."""
+    """A batch. Its pictures keep the channels last: decoding gives and convolutions want that."""
     pictures, labels, *texts = zip(*items, strict=True)
     batch = torch.stack([picture.permute(1, 2, 0) for picture in pictures])  # B x H x W x 3
     return batch.permute(0, 3, 1, 2), torch.stack(labels), *texts
 
 
-class Names(Sequence[str]):
-    """The lines of a text, without those that are blank, each without the blanks around it.
+def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:
+    """Up to `batch_size` successive items whose first parts, the pictures, are of one size."""
+    for _, group in groupby(items, key=lambda item: item[0].shape):
+        while batch := list(islice(group, batch_size)):
+            yield batch
 
-    They stay the bytes they are: ten million strings would take a gigabyte and more, which each
-    worker would come to copy, as looking at a string changes its count of references.
+
+class ListedNames(Sequence[str]):
+    """The lines of a text without surrounding blanks; blank lines are left out.
+
+    They stay bytes. Ten million strings would take more than a gigabyte, and each worker would copy
+    them, because looking at a string changes its count of references.
     """
 
     def __init__(self, content: bytes):
@@ -303,13 +304,13 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
         start, end = self.bounds[index]
         return self.content[start:end].strip().decode()
 
 
-def read_list(path: str, limit: int = -1) -> Names:
-    """The lines of a list file, without empty ones; only the first `limit` unless that is -1.
+def read_list(path: str | Path, limit: int = -1) -> ListedNames:
+    """The lines of a list file without empty ones; only the first `limit` unless that is -1.
 
     Raises:
         UserError: there is no such file, or it names nothing.
@@ -321,7 +322,7 @@ def read_list(path: str, limit: int = -1) -> Names:
         raise UserError(f"cannot read the list {path}: {error.strerror}; {WHERE_FROM}") from error
     except ValueError as error:  # of its content or, where settings are damaged, of its name
         raise UserError(f"the list {path} is no text in UTF-8, naming a picture a line") from error
-    names = Names(content)
+    names = ListedNames(content)
     if not names:
         raise UserError(f"the list {path} is empty: it should name a picture a line")
     if limit != -1:
@@ -330,12 +331,8 @@ def read_list(path: str, limit: int = -1) -> Names:
 
 
 def to_item(picture: np.ndarray, label: np.ndarray, name: str) -> Item:
-    """Tensors of a picture H x W x 3, whose channels come first in shape but not in memory, and of
-    a label H x W."""
+    """Tensors of a picture H x W x 3 and a label H x W.
+
+    The picture's channels come first in shape, and last in memory.
+    """
     return torch.from_numpy(picture).permute(2, 0, 1), torch.from_numpy(label), name
-
-
-if __name__ == "__main__":
-    from examine.command import main  # which imports this very module by its name
-
-    run_script(main)

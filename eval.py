@@ -7,8 +7,9 @@
     python eval.py --id ID --report 1                    # a page to look at: RESULT/ID/report.html
     python eval.py --compare ID_A ID_B                   # two evaluated runs, side by side
 
-Architecture, classes and lists are the run's own unless given. The scores, each at the label's own
-size, also go to RESULT/ID/scores.json, and counts of each picture to RESULT/ID/pictures.npz.
+Architecture, classes and lists are the run's own unless given. Predictions are scored at the size
+of their labels. The scores also go to RESULT/ID/scores.json, and counts of each picture to
+RESULT/ID/pictures.npz.
 """
 
 import argparse
@@ -17,32 +18,37 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import check_writable, find_run, text, write_whole
-from classes import Classes, read_classes
-from dataset import SegmentationDataset, make_loader
-from distributed import Team
-from inference import SCALES, batch_by_size, load_network, predict, scaled_size
-from models import ModelError
-from options import Parser, complete
-from report import Collector, build_page, join
+from common.classes import Classes, read_classes
+from common.distributed import World
+from common.files import check_writable, png, text, write_atomically
+from common.metrics import ConfusionMatrix, Scores
+from common.runs import find_run
+from dataset import SegmentationDataset, batch_by_size, make_loader
+from inference import SCALES, load_network, predict, scaled_size
+from models import ModelError, SegmentationModel
+from options import Parser, fill_from_run
+from report.collector import Collector, join
 from report.compare import compare, table
-from utils import ConfusionMatrix, Scores, result_names, run_script
-from visualize import comparison
+from report.page import Evaluation, build_page
+from utils import result_names, run_script
+from visualize.panels import comparison
 
-TELL_SECONDS = 10  # between signs of life
+PROGRESS_SECONDS = 10  # between lines that tell how far it is
 WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a process that died
 
 
 def parse_args() -> argparse.Namespace:
+    """The flags."""
     parser = Parser(__doc__.splitlines()[0])
     parser.group("run")
     parser.shared("id")
@@ -76,92 +82,111 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Evaluate a run, or compare two."""
     args = parse_args()
     if args.compare:
-        return print_comparison(Path(args.result), *args.compare)
-    config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
-    complete(args, config)
-    team = Team(args.device, WAIT)
-    with team.watch(), team.one_voice():
-        evaluate(args, encoder_file, decoder_file, team)
-    team.close()
+        print_comparison(Path(args.result), *args.compare)
+        return
+    config, *weights = find_run(args.ckpt, args.id, args.suffix)
+    fill_from_run(args, config)
+    world = World(args.device, WAIT)
+    with world.explain_lost_connections(), world.print_on_main():
+        evaluate(args, weights, world)
+    world.close()
 
 
 def print_comparison(result: Path, first: str, second: str) -> None:
-    """Tell what differs between two evaluated runs, and keep it."""
+    """Tell how two evaluated runs differ, and keep it in a file."""
     found = compare(result, first, second)
     path = result / first / f"compared_to_{second}.json"
-    write_whole(path, text(json.dumps(found, indent=2, ensure_ascii=False) + "\n"))
+    write_atomically(path, text(json.dumps(found, indent=2, ensure_ascii=False) + "\n"))
     print("\n".join([f"A: {first}\nB: {second}", *table(found)]))
     print(f"{found['pictures']} pictures; comparison: {path}")
 
 
-def evaluate(args: argparse.Namespace, encoder_file: Path, decoder_file: Path, team: Team) -> None:
+def evaluate(args: argparse.Namespace, weights: Sequence[Path], world: World) -> None:
     """Score this process's share of the pictures, and report the scores of all."""
     folder = Path(args.result) / args.id
-    with team.agree():
+    with world.fail_together():
         check_writable("--result", folder)
         classes = read_classes(args.list_class, args.num_class)
         dataset = SegmentationDataset(
-            *(args.list_val, args.root_img, args.root_seg, args.num_class, args.num_val),
-            label_offset=args.label_offset,
+            args.list_val,
+            args.root_img,
+            args.root_seg,
+            args.num_class,
+            args.num_val,
+            args.label_offset,
         )
-        model = load_network(args, encoder_file, decoder_file, team.device)
+        model = load_network(args, weights, world.device)
+    confusion, collector = score_share(args, model, dataset, classes, world)
+    world.all_reduce(confusion.counts)
+    parts = world.gather(collector)
+    if world.is_main:
+        evaluation = Evaluation(
+            names=list(dict.fromkeys(dataset.names)),
+            collected=join(parts),
+            confusion=confusion.counts.cpu().numpy(),
+            scores=confusion.scores(),
+            classes=classes,
+            settings={"command": typed_command(world.size), **vars(args)},
+        )
+        write_scores(folder / "scores.json", evaluation, args, len(dataset))
+        evaluation.collected.counts(evaluation.names).write(folder / "pictures.npz")
+        print_scores(evaluation.scores, classes)
+        if args.report:
+            page = build_page(evaluation)
+            write_atomically(folder / "report.html", lambda file: file.write(page))
+            print(f"report: {folder / 'report.html'}")
+        print(f"{len(dataset)} pictures; scores: {folder / 'scores.json'}")
 
-    results = result_names(dataset.names)
-    confusion = ConfusionMatrix(args.num_class, team.device)
+
+def score_share(
+    args: argparse.Namespace,
+    model: SegmentationModel,
+    dataset: SegmentationDataset,
+    classes: Classes,
+    world: World,
+) -> tuple[ConfusionMatrix, Collector]:
+    """Predict this process's share of the pictures: their pixels by class, and by picture."""
+    folder, results = Path(args.result) / args.id, result_names(dataset.names)
+    confusion = ConfusionMatrix(args.num_class, world.device)
     collector = Collector(args.num_class)
     places = {name: place for place, name in enumerate(dict.fromkeys(dataset.names))}
-    share = range(team.rank, len(dataset), team.size)
-    loader = make_loader(
-        *(dataset, args.workers),
-        batch_size=None,
-        sampler=share,
-        pin_memory=team.device.type == "cuda",
-    )
+    share = range(world.rank, len(dataset), world.size)
+    pin = world.device.type == "cuda"
+    loader = make_loader(dataset, args.workers, None, share, pin_memory=pin)
     done, told = 0, time.time()
     for batch in batch_by_size(loader, args.batch_size):
-        images, labels, names = zip(*batch, strict=True)
-        images, labels = torch.stack(images), torch.stack(labels)
-        size = scaled_size(*labels.shape[-2:], args.segSize)
+        pictures, label_maps, names = zip(*batch, strict=True)
+        images, labels = torch.stack(pictures), torch.stack(label_maps)
+        size = scaled_size(labels.shape[-2:], args.segSize)
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
         predictions = predict(model, images, size, args.imgSize, args.scales)
-        for name, image, label, found in zip(names, images, labels, predictions, strict=True):
-            counts = ConfusionMatrix(args.num_class, team.device)
-            counts.update(found, label.to(team.device))
+        for name, image, label, prediction in zip(names, images, labels, predictions, strict=True):
+            counts = ConfusionMatrix(args.num_class, world.device)
+            counts.update(prediction, label.to(world.device))
             confusion.counts += counts.counts
             collector.add(places[name], counts.counts.cpu().numpy())
+            picture = image.permute(1, 2, 0).numpy()
+            maps = label.long().numpy(), prediction.cpu().numpy()
             if args.report:
-                maps = label.long().numpy(), found.cpu().numpy()
-                collector.show(places[name], image.permute(1, 2, 0).numpy(), *maps)
-        if args.visualize:
-            folder.mkdir(parents=True, exist_ok=True)
-            for i, name in enumerate(names):
-                picture = images[i].permute(1, 2, 0).numpy()
-                maps = labels[i].numpy(), predictions[i].cpu().numpy()
-                comparison(picture, *maps, classes).save(folder / f"{results[name]}.png")
+                collector.show(places[name], picture, *maps)
+            if args.visualize:
+                panel = comparison(picture, *maps, classes)
+                write_atomically(folder / f"{results[name]}.png", png(panel))
         done += len(batch)
-        if time.time() - told > TELL_SECONDS:
+        if time.time() - told > PROGRESS_SECONDS:
             print(f"{done} of {len(share)} pictures")
             told = time.time()
+    return confusion, collector
 
-    team.add_up(confusion.counts)
-    parts = team.collect(collector)
-    if team.rank == 0:
-        whole, listed = join(parts), list(places)
-        scores = confusion.scores()
-        write_scores(folder / "scores.json", scores, classes, args, len(dataset))
-        whole.counts(listed).write(folder / "pictures.npz")
-        print_scores(scores, classes)
-        if args.report:
-            launcher = f"torchrun --nproc_per_node {team.size}" if team.size > 1 else "python"
-            settings = {"command": f"{launcher} {shlex.join(sys.argv)}", **vars(args)}
-            matrix = confusion.counts.cpu().numpy()
-            page = build_page(whole, listed, matrix, scores, classes, settings)
-            write_whole(folder / "report.html", lambda file: file.write(page))
-            print(f"report: {folder / 'report.html'}")
-        print(f"{len(dataset)} pictures; scores: {folder / 'scores.json'}")
+
+def typed_command(processes: int) -> str:
+    """The command that started this evaluation."""
+    launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
+    return f"{launcher} {shlex.join(sys.argv)}"
 
 
 def print_scores(scores: Scores, classes: Classes) -> None:
@@ -183,9 +208,10 @@ def print_scores(scores: Scores, classes: Classes) -> None:
 
 
 def write_scores(
-    path: Path, scores: Scores, classes: Classes, args: argparse.Namespace, pictures: int
+    path: Path, evaluation: Evaluation, args: argparse.Namespace, pictures: int
 ) -> None:
-    """All scores as fractions, and what they are of; null where a class has no score."""
+    """Write all scores, as fractions, and the settings; null where a class has no score."""
+    scores, classes = evaluation.scores, evaluation.classes
     columns = {"iou": scores.iou, "accuracy": scores.accuracy, "share": scores.share}
     per_class = [
         {"index": i + 1, "name": name}
@@ -203,7 +229,7 @@ def write_scores(
         "classes": per_class,
         "settings": vars(args),
     }
-    write_whole(path, text(json.dumps(report, indent=2, ensure_ascii=False) + "\n"))
+    write_atomically(path, text(json.dumps(report, indent=2, ensure_ascii=False) + "\n"))
 
 
 if __name__ == "__main__":

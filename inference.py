@@ -1,30 +1,30 @@
-"""A run's network, and its prediction of whole pictures at several scales."""
+"""Inference: load a run's network, and label whole pictures at several scales."""
 
 import argparse
-from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.devices import select_amp
 from models import ModelBuilder, SegmentationModel
 from models.upsample import average_upsampled_probabilities, upsample_argmax
-from utils import select_amp
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
 
 
 def load_network(
-    args: argparse.Namespace, encoder_file: Path, decoder_file: Path, device: torch.device
+    args: argparse.Namespace, weights: Sequence[Path], device: torch.device
 ) -> SegmentationModel:
-    """The network of those settings and weights, ready to predict.
+    """The network with these settings and weights (the encoder's, the decoder's), for inference.
 
     Raises:
         ModelError: the weights cannot be read, or are of another network.
     """
+    encoder_file, decoder_file = weights
     encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
     decoder = ModelBuilder.build_decoder(
         args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
@@ -55,7 +55,7 @@ def predict(
     if short_side == -1:
         short_side = min(height, width)
     logits = [
-        model(resize(images, scaled_size(height, width, max(round(short_side * s), MIN_SIDE))))
+        model(resize(images, scaled_size((height, width), max(round(short_side * s), MIN_SIDE))))
         for s in scales
     ]
     if len(logits) == 1:
@@ -64,8 +64,9 @@ def predict(
     return labels
 
 
-def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) in proportion, the smaller of them `short_side`; -1 = as they are."""
+def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
+    """A size (height, width), scaled so that its shorter side is `short_side`; -1 = as it is."""
+    height, width = size
     if short_side == -1:
         return height, width
     scale = short_side / min(height, width)
@@ -73,18 +74,11 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures B x 3 x H x W in floating point, bilinearly and, as in training, without aliasing.
+    """Pictures B x 3 x H x W in floating point, scaled bilinearly and, as in training, not aliased.
 
-    Down to a half, the neighbours that are interpolated between are all the pixels there are.
+    Down to a half, bilinear interpolation uses every pixel; only below is antialiasing needed.
     """
     if size == tuple(images.shape[-2:]):
         return images
     antialias = images.shape[-2] > 2 * size[0]
     return F.interpolate(images, size=size, mode="bilinear", antialias=antialias)
-
-
-def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:
-    """Up to `batch_size` successive items whose first parts, the pictures, are of one size."""
-    for _, group in groupby(items, key=lambda item: item[0].shape):
-        while batch := list(islice(group, batch_size)):
-            yield batch

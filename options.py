@@ -5,18 +5,18 @@ import difflib
 import math
 import re
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from classes import ADE20K_CLASSES
+from common.classes import ADE20K_CLASSES
 from utils import UserError
 
+Number = TypeVar("Number", int, float)
 
-def within(
-    kind: type[int] | type[float], low: float, high: float = math.inf
-) -> Callable[[str], float]:
+
+def within(kind: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
     """A type of flag: numbers of at least `low` and below `high`."""
 
-    def number(text: str) -> float:
+    def number(text: str) -> Number:
         try:
             value = kind(text)
         except ValueError:
@@ -37,8 +37,8 @@ def positive_or_all(text: str) -> int:
 
 positive = within(int, 1, 2**31)
 
-SHARED = {
-    "id": dict(help="name of the run, whose folder is CKPT/ID"),
+SHARED: dict[str, dict[str, Any]] = {
+    "id": dict(help="name of the run; its folder is CKPT/ID"),
     "arch_encoder": dict(default="resnet34_dilated8", help="architecture of the encoder"),
     "arch_decoder": dict(default="c1_bilinear", help="architecture of the decoder"),
     "fc_dim": dict(
@@ -63,7 +63,7 @@ SHARED = {
     "label_offset": dict(
         type=within(int, 0, 2),
         default=1,
-        help="value of the first class in the labels: 1, where 0 is unlabelled, or 0, where 255 is",
+        help="value of the first class in the labels: 1 (0 is unlabelled) or 0 (255 is unlabelled)",
     ),
     "num_val": dict(type=positive_or_all, help="use only the first so many pictures; -1 = all"),
     "batch_size": dict(type=positive, default=1, help="pictures at a time (only of equal size)"),
@@ -91,14 +91,16 @@ SHARED = {
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to each flag's help, but for those whose help tells it in words."""
+    """Adds the default to each flag's help, unless that is empty: the help tells it in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose help tells the defaults."""
+    """An argument parser with errors of one line and a help that tells the defaults."""
+
+    current: argparse._ArgumentGroup | None = None
 
     def __init__(self, description: str):
         super().__init__(
@@ -106,11 +108,16 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument = super().add_argument
 
     def group(self, title: str) -> None:
-        """Flags that are added from here on stand under this title in the help."""
-        self.add_argument = self.add_argument_group(title).add_argument
+        """Put the flags that follow under a title in the help."""
+        self.current = self.add_argument_group(title)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add a flag to the current group."""
+        if self.current is None:
+            return super().add_argument(*names, **settings)
+        return self.current.add_argument(*names, **settings)
 
     def shared(self, *names: str, **changes: object) -> None:
         """Add shared flags by name; `changes` (default, help …) apply to each of them."""
@@ -118,12 +125,13 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(f"--{name}", **{**SHARED[name], **changes})
 
     def from_run(self, *names: str) -> None:
-        """Add shared flags whose default is the run's own setting: see `complete`."""
+        """Add shared flags that default to the run's own setting: see `fill_from_run`."""
         for name in names:
             help = f"{SHARED[name]['help']} (default: the run's)"
             self.shared(name, default=None, help=help)
 
     def error(self, message: str) -> NoReturn:
+        """End with one line, which names the nearest flags where one is unknown."""
         for flag in re.findall(r"--[\w-]+", message):
             nearest = difflib.get_close_matches(flag, self._option_string_actions, n=1)
             if nearest and nearest != [flag]:
@@ -132,11 +140,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {line}\n")
 
 
-def complete(args: argparse.Namespace, config: dict) -> None:
-    """Give each flag of `Parser.from_run` that was left open the run's setting, or the default.
+def fill_from_run(args: argparse.Namespace, config: dict) -> None:
+    """Give each flag of `Parser.from_run` that was not given the run's setting, or the default.
 
     Raises:
-        UserError: the setting is none that the flag could have.
+        UserError: the flag could not have this setting.
     """
     for name, given in vars(args).items():
         flag = SHARED.get(name, {})

@@ -13,7 +13,6 @@ index.html shows all panels. Of a video it is NAME_panel.mp4, with the classes o
 import argparse
 import glob
 import json
-import logging
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until Ctrl-C can be answered in one line
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
 
 import cv2
 import numpy as np
@@ -31,24 +30,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from checkpoint import check_writable, find_run
-from classes import Classes, read_classes
-from decoding import FORMATS, read_picture
-from inference import batch_by_size, load_network, predict, scaled_size
+from common.classes import Classes, read_classes
+from common.devices import select_device
+from common.files import check_writable, png, write_atomically
+from common.images import FORMATS, read_picture
+from common.runs import find_run
+from dataset import batch_by_size
+from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
-from options import Parser, complete
-from utils import UserError, few, result_names, run_script, select_device
-from visualize import class_shares, overlay, panel, resize_labels
+from options import Parser, fill_from_run
+from utils import UserError, abbreviate, redirect_log, result_names, run_script
 from visualize.gallery import Card, check_index, write_index
+from visualize.panels import class_shares, overlay, panel, resize_labels
 from visualize.video import VIDEOS, frame_rate, open_video, read_frames, write_video
 
 PANEL, LABELS, VIDEO = "_panel.png", "_prediction.png", "_panel.mp4"
 INDEX = "index.html"
 NUM_TOP = 5  # classes that are printed for a picture
-TELL_SECONDS = 10  # between signs of life
+PROGRESS_SECONDS = 10  # between lines that tell how far it is
 
 
 def parse_args() -> argparse.Namespace:
+    """The flags."""
     parser = Parser(__doc__.splitlines()[0])
     parser.group("run")
     parser.shared("id", required=True)
@@ -82,11 +85,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Segment a picture, several, or a video."""
     args = parse_args()
     if args.json:
-        logging.getLogger().handlers[0].setStream(sys.stderr)
-    config, encoder_file, decoder_file = find_run(args.ckpt, args.id, args.suffix)
-    complete(args, config)
+        redirect_log(sys.stderr)
+    config, *weights = find_run(args.ckpt, args.id, args.suffix)
+    fill_from_run(args, config)
     folder = Path(args.result)
     check_writable("--result", folder)
     paths = find_pictures(args.test_img)
@@ -98,7 +102,7 @@ def main() -> None:
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)
     classes = read_classes(args.list_class, args.num_class)
-    model = load_network(args, encoder_file, decoder_file, device)
+    model = load_network(args, weights, device)
     if video:
         segment_video(video, paths[0], model, classes, args)
     else:
@@ -108,7 +112,7 @@ def main() -> None:
 def segment_pictures(
     paths: list[Path], model: SegmentationModel, classes: Classes, args: argparse.Namespace
 ) -> None:
-    """Segment pictures, write what there is to look at, and print their classes.
+    """Segment pictures, write label maps and panels, and print their classes.
 
     Raises:
         UserError: some could not be read; the others are done.
@@ -120,14 +124,13 @@ def segment_pictures(
     unreadable: list[str] = []
     cards: list[Card] = []
     for images, batch_paths, maps in segment(read_pictures(paths, unreadable), model, args):
-        folder.mkdir(parents=True, exist_ok=True)
         for image, path, labels in zip(images, batch_paths, maps, strict=True):
             name, shares = results[relative[path]], class_shares(labels, args.num_class)
-            write_labels(folder / f"{name}{LABELS}", labels, args.num_class)
+            write_atomically(folder / f"{name}{LABELS}", png(label_map(labels, args.num_class)))
             if args.visualize:
                 figure = panel(image.permute(1, 2, 0).numpy(), labels, classes)
-                # A third of the time that the usual level takes, for some percent more bytes.
-                figure.save(folder / f"{name}{PANEL}", compress_level=3)
+                # This level takes a third of the default's time, for some percent more bytes.
+                write_atomically(folder / f"{name}{PANEL}", png(figure, compress_level=3))
                 top = top_classes(shares, classes)
                 cards.append(Card(relative[path], top, f"{name}{PANEL}", *figure.size))
             if args.json:
@@ -140,7 +143,7 @@ def segment_pictures(
     done = f"Segmented {len(paths) - len(unreadable)} of {len(paths)}; results: {folder}"
     print(done, file=sys.stderr if args.json else sys.stdout)
     if unreadable:
-        raise UserError(few(unreadable, "; "))
+        raise UserError(abbreviate(unreadable, "; "))
 
 
 def segment_video(
@@ -150,7 +153,7 @@ def segment_video(
     classes: Classes,
     args: argparse.Namespace,
 ) -> None:
-    """Segment the frames of a video, write one with the classes over them, and print the classes.
+    """Segment the frames of a video, write a video of overlays, and print the classes.
 
     Raises:
         UserError: it has no frame that can be decoded, or the new one cannot be written.
@@ -173,7 +176,7 @@ def segment_video(
                 for i, share in shares:
                     pixels[i] += share
             count += len(images)
-            if time.time() - told > TELL_SECONDS:
+            if time.time() - told > PROGRESS_SECONDS:
                 print(f"{count} frames", file=messages)
                 told = time.time()
     if not count:
@@ -188,10 +191,10 @@ def segment_video(
 def segment(
     items: Iterable[tuple[Tensor, object]], model: SegmentationModel, args: argparse.Namespace
 ) -> Iterator[tuple[tuple[Tensor, ...], tuple, np.ndarray]]:
-    """Batches of pictures 3 x H x W, with what came with each of them, and their labels."""
+    """Batches of pictures 3 x H x W, the key that came with each of them, and their labels."""
     for batch in batch_by_size(items, args.batch_size):
         images, keys = zip(*batch, strict=True)
-        size = scaled_size(*images[0].shape[-2:], args.segSize)
+        size = scaled_size(images[0].shape[-2:], args.segSize)
         maps = predict(model, torch.stack(images), size, args.imgSize, args.scales)
         yield images, keys, maps.cpu().numpy()
 
@@ -202,7 +205,7 @@ def top_classes(shares: list[tuple[int, float]], classes: Classes) -> str:
 
 
 def print_json(shares: list[tuple[int, float]], classes: Classes, **what: object) -> None:
-    """Print, in a line, what a picture is and the share of each of its classes."""
+    """Print a line of JSON: which picture it is, and the share of each of its classes."""
     found = [{"index": i + 1, "name": classes.names[i], "share": share} for i, share in shares]
     print(json.dumps({**what, "classes": found}))
 
@@ -216,11 +219,11 @@ def find_pictures(where: str) -> list[Path]:
     if os.path.isfile(where):  # a name may itself hold the signs of a glob
         return [Path(where)]
     if os.path.isdir(where):
-        found = [str(path) for path in Path(where).iterdir()]
-        found = [path for path in found if path.lower().endswith(FORMATS)]
+        visible = [path for path in Path(where).iterdir() if not path.name.startswith(".")]
+        found = [str(path) for path in visible if path.name.lower().endswith(FORMATS)]
     else:
         found = glob.glob(where, recursive=True)
-    # What an earlier call has written is no picture to segment.
+    # Results of an earlier call are no pictures to segment.
     own = (PANEL, LABELS, VIDEO, INDEX)
     found = [path for path in found if os.path.isfile(path) and not path.endswith(own)]
     if not found:
@@ -229,7 +232,7 @@ def find_pictures(where: str) -> list[Path]:
 
 
 def read_pictures(paths: list[Path], unreadable: list[str]) -> Iterator[tuple[Tensor, Path]]:
-    """Each picture, 3 x H x W, with its path; errors are collected, so that one spoils no other."""
+    """Each picture, 3 x H x W, with its path; errors are collected, so that none spoils others."""
     for path in paths:
         try:
             picture = read_picture(path)
@@ -239,10 +242,10 @@ def read_pictures(paths: list[Path], unreadable: list[str]) -> Iterator[tuple[Te
         yield torch.from_numpy(picture).permute(2, 0, 1), path
 
 
-def write_labels(path: Path, labels: np.ndarray, num_class: int) -> None:
-    """Write labels H x W, classes from 0, as a PNG that counts them from 1, like annotations do."""
+def label_map(labels: np.ndarray, num_class: int) -> Image.Image:
+    """The picture of labels H x W, classes from 0; it counts them from 1, as annotations do."""
     dtype = np.uint8 if num_class <= 255 else np.uint16
-    Image.fromarray((labels + 1).astype(dtype)).save(path)
+    return Image.fromarray((labels + 1).astype(dtype))
 
 
 if __name__ == "__main__":

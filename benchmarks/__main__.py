@@ -1,4 +1,4 @@
-"""All benchmarks: prints their tables, and renews those of the README and their picture.
+"""All benchmarks: prints their tables, and renews those of docs/speed.md and its picture.
 
 make bench
 """
@@ -10,36 +10,38 @@ from matplotlib.figure import Figure
 
 from benchmarks import evaluation, head, loader, metrics, step
 from benchmarks.common import Row, Tables, main, markdown
+from common.files import text, write_atomically
 
 ROOT = Path(__file__).parent.parent
-README, PICTURE = ROOT / "README.md", ROOT / "docs/speed.png"
+DOCUMENT, PICTURE = ROOT / "docs/speed.md", ROOT / "docs/speed.png"
 BEGIN, END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
 
 
 def all_tables(args: argparse.Namespace) -> Tables:
-    """The tables of all benchmarks; README and picture are renewed by the way."""
-    evaluated = evaluation.tables(args)  # the first, as there may be no run of the name
+    """The tables of all benchmarks; document and picture are renewed with them."""
+    evaluated = evaluation.tables(args)  # first, as it fails if there is no such run
     results: Tables = {}
     for benchmark in (head, metrics, loader, step):
         results |= benchmark.tables(args)
     results |= evaluated
-    draw(results).savefig(PICTURE)
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    figure = draw(results)
+    write_atomically(PICTURE, lambda file: figure.savefig(file, format="png"))
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     section = f"{BEGIN}\n{markdown(results)}\n\n{END}"
-    README.write_text(before + section + after, encoding="utf-8")
+    write_atomically(DOCUMENT, text(before + section + after))
     return results
 
 
 def draw(results: Tables) -> Figure:
-    """Bars: how many times as fast as the first of each table the others are."""
+    """A bar chart for each comparison: how many times as fast as the first contender each is."""
     compared = {title: rows for title, rows in results.items() if len(rows) > 1 and is_race(rows)}
     heights = [len(rows) for rows in compared.values()]
     figure = Figure(figsize=(10, 0.32 * sum(heights) + 0.55 * len(heights)), layout="constrained")
     panes = figure.subplots(len(compared), height_ratios=heights)
     for axes, (title, rows) in zip(panes, compared.items(), strict=True):
         names = [str(row["contender"]).replace("`", "") for row in rows]
-        ratios = [row["times as fast"] for row in rows]
+        ratios = [float(row["times as fast"]) for row in rows]
         colours = [
             "tab:blue" if ".py" in name or "upsample_" in name else "silver" for name in names
         ]
@@ -54,6 +56,7 @@ def draw(results: Tables) -> Figure:
 
 
 def is_race(rows: list[Row]) -> bool:
+    """Whether a table compares the speed of contenders."""
     return "times as fast" in rows[0]
 
 

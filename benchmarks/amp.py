@@ -1,9 +1,9 @@
-"""Loss curves of one training in single and in half precision: do they lie on each other?
+"""Loss curves of one training in single and in half precision.
 
     python -m benchmarks.amp
 
 Trains resnet34_dilated8 + c1_bilinear twice on the embedded sample, with the same crops in the same
-order, as `make demo` does. Where the hardware has no bfloat16 of its own, the second is slow.
+order, as `make demo` does. The second training is slow on hardware without native bfloat16.
 """
 
 import argparse
@@ -16,28 +16,40 @@ from pathlib import Path
 from benchmarks.common import Tables, main
 
 ROOT = Path(__file__).parent.parent
-RECIPE = (
-    *("--weights_encoder", "none", "--imgSize", "128", "--segSize", "128"),
-    *("--batch_size_per_gpu", "8", "--optim", "AdamW", "--weight_decay", "0.01"),
-    *("--lr_encoder", "0.002", "--lr_decoder", "0.002"),
-)
+RECIPE = {
+    "weights_encoder": "none",
+    "imgSize": 128,
+    "segSize": 128,
+    "batch_size_per_gpu": 8,
+    "optim": "AdamW",
+    "weight_decay": 0.01,
+    "lr_encoder": 0.002,
+    "lr_decoder": 0.002,
+}
 
 
 def history(amp: str, sample: Path, epochs: int) -> list[dict[str, str]]:
-    """The rows of a run's history.csv."""
-    flags = (
-        *("--id", amp, "--amp", amp, "--num_epoch", str(epochs)),
-        *("--ckpt", str(sample), "--vis", str(sample / "vis")),
-        *("--list_train", f"{sample}/train.txt", "--list_val", f"{sample}/val.txt"),
-        *("--root_img", f"{sample}/images", "--root_seg", f"{sample}/annotations"),
-    )
-    command = [sys.executable, str(ROOT / "train.py"), *RECIPE, *flags]
+    """The rows of the history.csv of a training with `--amp`."""
+    settings = RECIPE | {
+        "id": amp,
+        "amp": amp,
+        "num_epoch": epochs,
+        "ckpt": sample,
+        "vis": sample / "vis",
+        "list_train": sample / "train.txt",
+        "list_val": sample / "val.txt",
+        "root_img": sample / "images",
+        "root_seg": sample / "annotations",
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     with (sample / amp / "history.csv").open() as file:
         return list(csv.DictReader(file))
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    """The losses after each epoch."""
     with tempfile.TemporaryDirectory() as name:
         sample = Path(name)
         make_sample = [sys.executable, str(ROOT / "data/make_sample.py"), "--out", name]

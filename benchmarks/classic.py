@@ -1,35 +1,39 @@
-"""The classic recipe, written once and plainly: what everybody runs, and the thing to beat.
+"""The classic recipe, in plain code: the baseline of all benchmarks.
 
-NCHW in single precision. Data: PIL decodes, scales the whole picture, crops then. Loss: logits
-upsampled whole, log-softmax, negative log-likelihood. Evaluation: SciPy scales the picture, softmax
-at full resolution, averaged over the scales.
+NCHW in single precision. Data: PIL decodes and scales the whole picture, then crops. Loss:
+full-size logits, log-softmax, negative log-likelihood. Evaluation: SciPy scales the picture; the
+softmax at full size is averaged over the scales.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.ndimage
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from models.decoders import PSPBilinear
+from models.decoders import BilinearDecoder, PSPBilinear
+from models.encoder import Encoder
 from models.winograd import Conv3x3
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def classic_network(module: nn.Module) -> nn.Module:
-    """An encoder or decoder whose convolutions are all PyTorch's own."""
+
+def classic_network(module: Network) -> Network:
+    """The module itself, changed in place so that all convolutions are PyTorch's own."""
     for part in module.modules():
         if isinstance(part, Conv3x3):
-            part.__class__ = nn.Conv2d
+            part.__class__ = nn.Conv2d  # type: ignore[assignment]
     return module
 
 
-def classic_logits(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Tensor:
+def classic_logits(encoder: Encoder, decoder: BilinearDecoder, images: Tensor) -> Tensor:
     """Logits B x C x h x w of normalised pictures B x 3 x H x W."""
     features = encoder(images)
     if not isinstance(decoder, PSPBilinear):
@@ -40,46 +44,48 @@ def classic_logits(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Te
 
 def classic_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Loss of logits B x C x h x w for labels B x H x W, -1 = unlabelled."""
-    log_p = F.log_softmax(upsampled(logits, labels.shape[-2:]), dim=1)
-    return F.nll_loss(log_p, labels, ignore_index=-1)
+    log_p = upsampled(logits, labels.shape[-2:]).log_softmax(dim=1)
+    return nn.functional.nll_loss(log_p, labels, ignore_index=-1)
 
 
-def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+def upsampled(x: Tensor, size: Sequence[int]) -> Tensor:
+    """B x C x height x width of B x C x h x w, interpolated bilinearly to the size given."""
+    return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def classic_item(
     path_img: Path, path_seg: Path, side: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """A random crop, normalised 3 x side x side, and its label side x side, -1 = unlabelled."""
-    picture, label = Image.open(path_img).convert("RGB"), Image.open(path_seg)
-    scale = max(rng.uniform(0.5, 1.5), side / min(picture.size))
-    size = [round(n * scale) for n in picture.size]
-    picture, label = picture.resize(size, Image.BILINEAR), label.resize(size, Image.NEAREST)
-    x, y = (int(rng.integers(n - side + 1)) for n in size)
+    image = Image.open(path_img).convert("RGB")
+    scale = max(rng.uniform(0.5, 1.5), side / min(image.size))
+    width, height = (round(n * scale) for n in image.size)
+    x, y = (int(rng.integers(n - side + 1)) for n in (width, height))
     box = (x, y, x + side, y + side)
-    picture, label = np.asarray(picture.crop(box)), np.asarray(label.crop(box))
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    scaled_label = Image.open(path_seg).resize((width, height), Image.Resampling.NEAREST)
+    picture, label = np.asarray(scaled.crop(box)), np.asarray(scaled_label.crop(box))
     if rng.random() < 0.5:
         picture, label = picture[:, ::-1], label[:, ::-1]
     return normalised(picture), torch.from_numpy(label.astype(np.int64) - 1)
 
 
 def normalised(picture: np.ndarray) -> Tensor:
-    """3 x H x W of H x W x 3 in 0…255."""
+    """A picture H x W x 3 in 0…255 as 3 x H x W, normalised by ImageNet's mean and deviation."""
     picture = (picture.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(picture.transpose(2, 0, 1).copy())
 
 
 @torch.no_grad()
 def classic_prediction(
-    encoder: nn.Module, decoder: nn.Module, picture: np.ndarray, scales: tuple[float, ...]
+    encoder: Encoder, decoder: BilinearDecoder, picture: np.ndarray, scales: Sequence[float]
 ) -> Tensor:
     """Labels H x W of a picture H x W x 3, uint8."""
-    total = 0
+    total = torch.zeros(())
     for scale in scales:
         scaled = scipy.ndimage.zoom(
             picture, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"
         )
         logits = classic_logits(encoder, decoder, normalised(scaled)[None])
-        total = total + F.softmax(upsampled(logits, picture.shape[:2]), dim=1) / len(scales)
+        total = total + upsampled(logits, picture.shape[:2]).softmax(dim=1) / len(scales)
     return total.argmax(dim=1)[0]

@@ -1,4 +1,4 @@
-"""Fair comparisons: each contender lives in a process of its own, and they take turns."""
+"""Fair comparisons: each contender has a process of its own, and the contenders take turns."""
 
 import argparse
 import ctypes
@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from utils import select_amp
+from common.devices import select_amp
 
 Job = Callable[[], object]
-Contender = Callable[[], Job]  # prepares a job; what can be pickled, such as a `functools.partial`
-Row = dict[str, str | float]
+Contender = Callable[[], Job]  # prepares a job; can be pickled, as a `functools.partial` can
+Row = dict[str, str | float]  # the cells by the titles of their columns
 Tables = dict[str, list[Row]]
 
 
 def main(description: str, tables: Callable[[argparse.Namespace], Tables], **flags: dict) -> None:
-    """The command line of a benchmark, whose own `flags` come on top."""
+    """The command line of a benchmark; `flags` are the settings of its own flags by name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print an object rather than tables")
     parser.add_argument("--rounds", type=int, default=3, help="counted turns of each contender")
@@ -41,8 +41,8 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
 def against_classic(
     script: str, classic: Callable[..., Job], ours: Callable[..., Job], arch: tuple[str, str]
 ) -> dict[str, Contender]:
-    """The classic recipe, ours, and ours in half precision where this machine is fast at it."""
-    contenders = {
+    """The classic recipe, ours, and ours in half precision if this machine has it natively."""
+    contenders: dict[str, Contender] = {
         "classic recipe": partial(classic, *arch),
         f"`{script} --amp off`": partial(ours, *arch),
     }
@@ -51,17 +51,17 @@ def against_classic(
     return contenders
 
 
-def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
-    """Time contenders in turns, A B C A B C …, after one that does not count.
+def compare(contenders: Mapping[str, Contender], rounds: int) -> list[Row]:
+    """Time contenders in turns, A B C A B C …, after a turn of each that does not count.
 
     Returns:
         A row for each: milliseconds (median, least and most), how many times as fast as the first
-        it is (the median of the rounds' ratios: a machine that slows down slows both), and the MB
-        by which its memory grows at most during its turns.
+        it is, and the MB by which its memory grows at most during its turns. The ratio is the
+        median of the rounds' ratios: a machine that slows down slows both down.
     """
     with ExitStack() as stack:
         pipes = {name: stack.enter_context(start(job)) for name, job in contenders.items()}
-        seconds = {name: [] for name in contenders}
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, pipe in pipes.items():
                 seconds[name].append(ask(pipe, "time"))
@@ -82,8 +82,11 @@ def compare(contenders: dict[str, Contender], rounds: int) -> list[Row]:
 
 @contextmanager
 def start(contender: Contender) -> Iterator[Connection]:
-    """A pipe to a process in which the contender has warmed up, which is gone in the end: on its
-    way out, it would slow down what is measured next."""
+    """A pipe to a process in which the contender has done its job once.
+
+    Leaving the context waits until the process has ended, as that would slow down what is measured
+    next.
+    """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(contender, theirs), daemon=True)
@@ -96,13 +99,13 @@ def start(contender: Contender) -> Iterator[Connection]:
 
 
 def ask(pipe: Connection, question: str) -> float:
-    """What the process at the other end answers."""
+    """The answer of the process at the other end."""
     pipe.send(question)
     return pipe.recv()
 
 
 def serve(contender: Contender, pipe: Connection) -> None:
-    """Run a contender's job as often as asked."""
+    """Prepare a contender's job, and answer questions about it until the pipe is closed."""
     job = contender()
     grown = warm_up(job)
     answers = {"ready?": float, "time": lambda: duration(job), "weigh": grown}
@@ -115,8 +118,11 @@ def serve(contender: Contender, pipe: Connection) -> None:
 
 
 def measure(job: Job) -> tuple[float, float]:
-    """Milliseconds that a job takes once warm, the median of three unless they are long, and MB by
-    which memory grows, in this process."""
+    """Milliseconds that a job takes in this process, and MB by which memory grows at most.
+
+    The job is done once before. The time is the median of up to three, and of fewer if they take
+    more than 10 seconds.
+    """
     grown = warm_up(job)
     seconds = [duration(job)]
     while len(seconds) < 3 and sum(seconds) < 10:
@@ -125,9 +131,9 @@ def measure(job: Job) -> tuple[float, float]:
 
 
 def warm_up(job: Job) -> Callable[[], float]:
-    """Do a job; returns what tells the MB by which memory grew at most since then (Linux only)."""
+    """Do a job; returns a function: MB by which memory grew at most since then (Linux only)."""
     job()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the job freed does not count as had
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that the job freed does not count
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
     return lambda: (resident("VmHWM") - before) / 1024
@@ -141,13 +147,13 @@ def duration(job: Job) -> float:
 
 
 def resident(field: str) -> int:
-    """kB in a field of this process's status."""
+    """The kB in a field of this process's status, such as VmRSS."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """The machine and the versions that the figures were measured with."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return {
@@ -160,7 +166,7 @@ def machine() -> dict[str, str | int]:
 
 
 def markdown(tables: Tables) -> str:
-    """Tables under their titles, and what they were measured on."""
+    """The machine, and the tables under their titles."""
     blocks = [", ".join(f"{key} {value}" for key, value in machine().items())]
     for title, rows in tables.items():
         lines = [
@@ -173,7 +179,7 @@ def markdown(tables: Tables) -> str:
 
 
 def cell(value: str | float) -> str:
-    """Three digits that count."""
+    """The text of a cell: numbers have three significant digits."""
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -3,8 +3,9 @@
     python -m benchmarks.evaluation
     python -m benchmarks.evaluation --id ID      # also: do both give the same labels with this run
 
-A picture of 512 x 683 pixels and 150 classes; time and memory as pixels or classes double four
-times; then what `test.py --imgSize -1` needs for a photograph of 24 megapixels.
+The first tables are about a picture of 512 x 683 pixels and 150 classes. The next one has time and
+memory as pixels or classes double four times, the last one what `test.py --imgSize -1` needs for a
+photograph of 24 megapixels.
 """
 
 import argparse
@@ -22,51 +23,61 @@ import torch
 
 from benchmarks.classic import classic_network, classic_prediction
 from benchmarks.common import Job, Row, Tables, against_classic, compare, main, measure
-from checkpoint import find_run, tensors, write_whole
+from common.devices import select_amp
+from common.files import tensors, write_atomically
+from common.runs import find_run
 from dataset import SegmentationDataset
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
-from utils import keep_freed_memory, select_amp
+from models.decoders import BilinearDecoder
+from models.encoder import Encoder
+from utils import keep_freed_memory
 
 SIZE = (512, 683)
 TEST = Path(__file__).parent.parent / "test.py"
 
 
 def random_picture(height: int, width: int) -> np.ndarray:
-    """Smooth, as photographs are."""
+    """A picture height x width x 3, uint8, smooth as photographs are."""
     coarse = np.random.default_rng(0).integers(256, size=(height // 16, width // 16, 3))
     return cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def build(arch: str, decoder: str, num_class: int = 150) -> tuple[torch.nn.Module, torch.nn.Module]:
-    encoder = ModelBuilder.build_encoder(arch, weights="none").eval()
-    return encoder, ModelBuilder.build_decoder(decoder, encoder.fc_dim, num_class).eval()
+def build(
+    arch_encoder: str, arch_decoder: str, num_class: int = 150
+) -> tuple[Encoder, BilinearDecoder]:
+    """An encoder and a decoder with random weights, in evaluation mode."""
+    encoder = ModelBuilder.build_encoder(arch_encoder, weights="none").eval()
+    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, num_class).eval()
 
 
-def classic(arch: str, decoder: str) -> Job:
-    networks = map(classic_network, build(arch, decoder))
-    return partial(classic_prediction, *networks, random_picture(*SIZE), SCALES)
+def classic(arch_encoder: str, arch_decoder: str) -> Job:
+    """The classic recipe."""
+    encoder, decoder = build(arch_encoder, arch_decoder)
+    for network in (encoder, decoder):
+        classic_network(network)
+    return partial(classic_prediction, encoder, decoder, random_picture(*SIZE), SCALES)
 
 
 def ours(
-    arch: str,
-    decoder: str,
+    arch_encoder: str,
+    arch_decoder: str,
     amp: torch.dtype | None = None,
     size: tuple[int, int] = SIZE,
     num_class: int = 150,
 ) -> Job:
     """What eval.py does with its defaults, or with --amp."""
     keep_freed_memory()
-    model = SegmentationModel(*build(arch, decoder, num_class), amp).freeze()
+    model = SegmentationModel(*build(arch_encoder, arch_decoder, num_class), amp).freeze()
     picture = torch.from_numpy(random_picture(*size)).permute(2, 0, 1)[None]
     return partial(predict, model, picture, size)
 
 
 def growth() -> list[Row]:
-    """Five scales as pixels, and then classes, double four times."""
+    """Time and memory of five scales as pixels, and then classes, double four times."""
     sizes = [(128, 192), (256, 192), (256, 384), (512, 384), (512, 768)]
     cases = [(150, size) for size in sizes] + [(150 * 2**i, sizes[0]) for i in range(1, 5)]
-    rows = []
+    rows: list[Row] = []
     for classes, size in cases:
         job = ours("resnet34_dilated8", "c1_bilinear", size=size, num_class=classes)
         milliseconds, megabytes = measure(job)
@@ -84,11 +95,11 @@ def growth() -> list[Row]:
 
 
 def photograph() -> list[Row]:
-    """One run of `test.py`, as a user would type it."""
+    """Time and memory of `test.py` with one photograph."""
     with tempfile.TemporaryDirectory() as name:
         folder, arch, decoder = Path(name), "resnet34_dilated8", "c1_bilinear"
         for part, network in zip(("encoder", "decoder"), build(arch, decoder), strict=True):
-            write_whole(folder / f"run/{part}_best.pth", tensors(network.state_dict()))
+            write_atomically(folder / f"run/{part}_best.pth", tensors(network.state_dict()))
         cv2.imwrite(str(folder / "photograph.jpg"), random_picture(4000, 6000))
         flags = ["--id", "run", "--ckpt", name, "--imgSize", "-1", "--result", name]
         command = [sys.executable, str(TEST), *flags, "--test_img", f"{name}/photograph.jpg"]
@@ -100,36 +111,47 @@ def photograph() -> list[Row]:
 
 
 def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
-    """Pixels of validation pictures to which a trained network gives the classic recipe's label."""
-    config, *weights = find_run(ckpt, run_id, "_best.pth")
+    """The share of pixels of validation pictures that ours and the classic recipe label alike."""
+    config, encoder_file, decoder_file = find_run(ckpt, run_id, "_best.pth")
     data = SegmentationDataset(
-        *(config["list_val"], config["root_img"], config["root_seg"], config["num_class"]),
+        config["list_val"],
+        config["root_img"],
+        config["root_seg"],
+        config["num_class"],
         pictures,
-        label_offset=config.get("label_offset", 1),
+        config.get("label_offset", 1),
     )
 
-    def load() -> list[torch.nn.Module]:
-        encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(weights[0]))
+    def load() -> tuple[Encoder, BilinearDecoder]:
+        encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(encoder_file))
         decoder = ModelBuilder.build_decoder(
-            *(config["arch_decoder"], encoder.fc_dim, config["num_class"]), weights=str(weights[1])
+            config["arch_decoder"],
+            encoder.fc_dim,
+            config["num_class"],
+            weights=str(decoder_file),
         )
-        return [encoder.eval(), decoder.eval()]
+        return encoder.eval(), decoder.eval()
 
-    networks = [classic_network(network) for network in load()]
+    encoder, decoder = load()
+    for network in (encoder, decoder):
+        classic_network(network)
     model = SegmentationModel(*load(), select_amp("auto", torch.device("cpu"))).freeze()
-    rows = []
+    rows: list[Row] = []
     for scales in ((1.0,), SCALES):
-        same = [
-            predict(model, picture[None], label.shape, scales=scales)[0]
-            == classic_prediction(*networks, picture.permute(1, 2, 0).numpy(), scales)
-            for picture, label, _ in data
-        ]
-        share = torch.cat([part.flatten() for part in same]).float().mean().item()
+        same = []
+        for i in range(len(data)):
+            picture, label, _ = data[i]
+            height, width = label.shape
+            labels = predict(model, picture[None], (height, width), scales=scales)[0]
+            pixels = picture.permute(1, 2, 0).numpy()
+            same.append((labels == classic_prediction(encoder, decoder, pixels, scales)).flatten())
+        share = torch.cat(same).float().mean().item()
         rows.append({"scales": ", ".join(map(str, scales)), "same labels, %": f"{share:.3%}"})
     return rows
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    """Comparisons, growth, a photograph, and, with a run, the agreement of labels."""
     title = "Labels that agree with the classic recipe's"
     agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
     results = {

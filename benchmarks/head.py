@@ -2,16 +2,16 @@
 
     python -m benchmarks.head
 
-Two pictures of 384 x 384 pixels and 150 classes, from logits at 1/8; then time and memory as
-pixels or classes double four times; then five scales of a photograph of 24 megapixels.
+The first tables are about two pictures of 384 x 384 pixels and 150 classes, from logits at 1/8. The
+next one has time and memory as pixels or classes double four times, the last one five scales of a
+photograph of 24 megapixels.
 """
 
 import argparse
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.classic import classic_loss, upsampled
 from benchmarks.common import Job, Row, Tables, compare, main, measure
@@ -27,10 +27,13 @@ PHOTOGRAPH = (4000, 6000)
 
 
 def interpolated_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(upsampled(logits, labels.shape[-2:]), labels, ignore_index=-1)
+    """The loss that `upsample_cross_entropy` computes, from logits at full size."""
+    full_size = upsampled(logits, labels.shape[-2:])
+    return nn.functional.cross_entropy(full_size, labels, ignore_index=-1)
 
 
 def interpolated_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The labels that `upsample_argmax` computes, from logits at full size."""
     return upsampled(logits, size).argmax(dim=1)
 
 
@@ -52,7 +55,7 @@ def random_logits(classes: int, height: int, width: int, batch: int = 1) -> Tens
 
 
 def training(loss: str, classes: int, height: int, width: int, batch: int = 1) -> Job:
-    """Loss and gradient."""
+    """The loss `LOSSES[loss]` and its gradient."""
     if LOSSES[loss] is upsample_cross_entropy:
         keep_freed_memory()  # as the scripts do
     logits = random_logits(classes, height, width, batch).requires_grad_()
@@ -66,15 +69,15 @@ def training(loss: str, classes: int, height: int, width: int, batch: int = 1) -
 
 
 def prediction(argmax: str) -> Job:
-    """Labels of two pictures."""
+    """The labels of two pictures by `ARGMAXES[argmax]`."""
     return partial(ARGMAXES[argmax], random_logits(150, 384, 384, batch=2), (384, 384))
 
 
 def growth() -> list[Row]:
-    """Loss and gradient as pixels, and then classes, double four times."""
+    """Time and memory of loss and gradient as pixels, and then classes, double four times."""
     sizes = [(384, 384), (384, 768), (768, 768), (768, 1536), (1536, 1536)]
     cases = [(150, *size) for size in sizes] + [(150 * 2**i, 384, 384) for i in range(1, 5)]
-    rows = []
+    rows: list[Row] = []
     for classes, height, width in cases:
         milliseconds, megabytes = measure(
             training("`upsample_cross_entropy`", classes, height, width)
@@ -93,7 +96,7 @@ def growth() -> list[Row]:
 
 
 def photograph() -> list[Row]:
-    """Labels of a photograph from several scales."""
+    """Time and memory of a photograph's labels from several scales."""
     logits = [random_logits(150, *(round(n * s) for n in PHOTOGRAPH)) for s in SCALES]
     milliseconds, megabytes = measure(partial(average_upsampled_probabilities, logits, PHOTOGRAPH))
     size = "4000 x 6000, 150 classes"
@@ -101,7 +104,8 @@ def photograph() -> list[Row]:
 
 
 def tables(args: argparse.Namespace) -> Tables:
-    rounds = 3 * args.rounds  # as a turn is soon over
+    """Comparisons of losses and of labels, growth, and a photograph."""
+    rounds = 3 * args.rounds  # turns are short
     return {
         "Loss and gradient, 2 x 150 x 48 x 48 to 384 x 384": compare(
             {name: partial(training, name, 150, 384, 384, batch=2) for name in LOSSES}, rounds

@@ -1,15 +1,16 @@
-"""Training crops a second and core, against the classic pipeline and against albumentations.
+"""Training crops per second and core, against the classic pipeline and against albumentations.
 
     python -m benchmarks.loader
 
-JPEGs of 683 x 512 pixels with PNG labels, rendered for the purpose; crops of 384 x 384. One core,
-one thread: a contender gets through all pictures in a turn.
+Crops of 384 x 384 pixels from synthetic JPEGs of 683 x 512 pixels with PNG labels. A contender has
+one thread, and takes a crop of every picture in a turn.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.classic import classic_item
-from benchmarks.common import Contender, Job, Tables, compare, main
+from benchmarks.common import Job, Tables, compare, main
 from dataset import TrainDataset, prepare_worker, to_item
 
 SIDE, PICTURES = 384, 32
@@ -27,9 +28,12 @@ MAKE_SAMPLE = Path(__file__).parent.parent / "data/make_sample.py"
 
 
 def dataset(folder: Path) -> TrainDataset:
+    """The training crops of the pictures in a folder."""
     return TrainDataset(
-        *(f"{folder}/train.txt", f"{folder}/images", f"{folder}/annotations"),
-        *(150,),
+        f"{folder}/train.txt",
+        f"{folder}/images",
+        f"{folder}/annotations",
+        num_class=150,
         imgSize=SIDE,
         segSize=SIDE,
         seed=0,
@@ -37,18 +41,19 @@ def dataset(folder: Path) -> TrainDataset:
 
 
 def classic(folder: Path) -> Job:
+    """The classic recipe."""
     data, rng = dataset(folder), np.random.default_rng(0)
     files = [data.paths(i) for i in range(len(data))]
 
     def job() -> None:
-        for paths in files:
-            classic_item(*paths, SIDE, rng)
+        for path_img, path_seg in files:
+            classic_item(path_img, path_seg, SIDE, rng)
 
     return job
 
 
 def albumentations_pipeline(folder: Path) -> Job:
-    """Its best: OpenCV decodes, the crop is taken from the source, uint8 throughout."""
+    """Albumentations at its fastest: OpenCV decodes, crops come before scaling, all in uint8."""
     import albumentations
 
     sides = (round(SIDE / 1.5), 512)  # scales of 0.75 (as far as pictures are high) to 1.5
@@ -72,6 +77,7 @@ def albumentations_pipeline(folder: Path) -> Job:
 
 
 def ours(folder: Path) -> Job:
+    """What train.py does."""
     data = dataset(folder)
 
     def job() -> None:
@@ -82,7 +88,7 @@ def ours(folder: Path) -> Job:
 
 
 def decoding(folder: Path) -> Job:
-    """What no pipeline can do without."""
+    """Decoding alone, which every pipeline does."""
     data = dataset(folder)
 
     def job() -> None:
@@ -92,32 +98,30 @@ def decoding(folder: Path) -> Job:
     return job
 
 
-def alone(contender: Contender) -> Job:
-    """On one thread, as in a worker."""
+def alone(pipeline: Callable[[Path], Job], folder: Path) -> Job:
+    """A pipeline's job on one thread, as in a worker."""
     torch.set_num_threads(1)
     prepare_worker(0)
-    return contender()
+    return pipeline(folder)
 
 
 def tables(args: argparse.Namespace) -> Tables:
-    contenders = {"classic: PIL, scale, then crop": classic}
+    """The comparison, with crops per second and core beside the times."""
+    pipelines = {"classic: PIL, scale, then crop": classic}
     if find_spec("albumentations"):
-        contenders["albumentations, tuned"] = albumentations_pipeline
-    contenders |= {"`dataset.py`": ours, "decoding alone": decoding}
+        pipelines["albumentations, tuned"] = albumentations_pipeline
+    pipelines |= {"`dataset.py`": ours, "decoding alone": decoding}
     with tempfile.TemporaryDirectory() as folder:
         size = ["--size", "683", "512", "--num_train", str(PICTURES), "--num_val", "0"]
         command = [sys.executable, str(MAKE_SAMPLE), "--out", folder, *size]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        jobs = {
-            name: partial(alone, partial(job, Path(folder))) for name, job in contenders.items()
+        contenders = {
+            name: partial(alone, pipeline, Path(folder)) for name, pipeline in pipelines.items()
         }
-        rows = compare(jobs, 5 * args.rounds)  # they are short
-    rates = [{"pictures a second and core": 1e3 * PICTURES / row["median ms"]} for row in rows]
-    return {
-        "Training crops from 683 x 512 pixels": [
-            row | rate for row, rate in zip(rows, rates, strict=True)
-        ]
-    }
+        rows = compare(contenders, 5 * args.rounds)  # turns are short
+    for row in rows:
+        row["pictures a second and core"] = 1e3 * PICTURES / float(row["median ms"])
+    return {"Training crops from 683 x 512 pixels": rows}
 
 
 if __name__ == "__main__":

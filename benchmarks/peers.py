@@ -1,10 +1,10 @@
-"""Networks of segmentation-models-pytorch under names of ours: the scripts train and score them.
+"""Runs a script that also knows networks of segmentation-models-pytorch, by names of their own.
 
     python -m benchmarks.peers train.py --num_class 11 \\
         --arch_encoder smp_unet_resnet34 --arch_decoder as_it_is …
     python -m benchmarks.peers eval.py --num_class 11 --id ID
 
-Data, loss, optimiser and scores are then the very same; what differs is the network alone.
+Data, loss, optimiser and scores stay the same: only the network differs.
 """
 
 import runpy
@@ -14,18 +14,17 @@ from functools import partial
 
 import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.builder import DECODERS, ENCODERS
 from models.decoders import BilinearDecoder
 from models.encoder import Encoder
 
-MULTIPLE = 32  # of which these networks want their pictures' sides to be
+MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
 
 
 class WholeNetwork(Encoder):
-    """A network whose features are its logits, at the size of the picture."""
+    """A whole network as an encoder: its features are its logits, at the size of the picture."""
 
     output_stride = 1
 
@@ -35,26 +34,30 @@ class WholeNetwork(Encoder):
         self.network = build("resnet34", encoder_weights=None, classes=num_class)
 
     def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        """The network as a single block."""
         return [self.logits]
 
     def logits(self, x: Tensor) -> Tensor:
+        """Logits B x num_class x H x W of pictures B x 3 x H x W."""
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+        x = nn.functional.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         return self.network(x)[..., :height, :width]
 
 
 class AsItIs(BilinearDecoder):
-    """Nothing is left to decode."""
+    """The decoder of a `WholeNetwork`: its features are the logits already."""
 
     def __init__(self, num_class: int, fc_dim: int, **head):
         super().__init__(**head)
 
     def logits(self, features: Tensor) -> Tensor:
+        """The features as they are."""
         return features
 
 
 def main() -> None:
+    """Register the networks, and run the script."""
     script, *flags = sys.argv[1:]
     num_class = int(flags[flags.index("--num_class") + 1])
     ENCODERS["smp_unet_resnet34"] = partial(WholeNetwork, smp.Unet, num_class)

@@ -1,12 +1,12 @@
-"""Who scores best after the same minutes of training from random weights: ours or other networks?
+"""Scores of our network and of others after the same minutes of training from random weights.
 
     recipes/camvid.sh camvid
     python -m benchmarks.race --id camvid-16 --minutes 15 30 60 --seeds 1 2 3
 
-Every contender is trained with the settings of the run ID, its data, crops, loss, optimiser and
-precision, and for each number of minutes anew, as many epochs as fit: the learning rates always
-come down to zero. Scored is the validation list, at five scales. The runs stay in CKPT/race; the
-same command goes on with what was cut short.
+Every contender is trained with the settings of the run ID: its data, crops, loss, optimiser and
+precision. Each number of minutes has a training of its own, of as many epochs as fit, so that the
+learning rates always decay to zero. The score is the mean IoU on the validation list at five
+scales. The runs are kept in CKPT/race, and the same command resumes what was interrupted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common import Row, Tables, main
-from checkpoint import existing_run, read_config, run_file
+from common.runs import existing_run, read_config
 
 ROOT = Path(__file__).parent.parent
 SMP = "segmentation-models-pytorch, {} of ResNet-34"
@@ -34,7 +34,7 @@ class Racer:
 
     Args:
         arch: its encoder and decoder.
-        config: the settings of the run that it is to be trained like.
+        config: the settings that it is trained with, but for the network.
         ckpt: where its runs are kept.
     """
 
@@ -50,14 +50,14 @@ class Racer:
         }
 
     def train(self, name: str, epochs: int, seed: int) -> float:
-        """Train a run of that name to its end; returns the seconds that its epochs took."""
+        """Train a run, or resume it; returns the seconds that its epochs took."""
         ends = {"id": name, "num_epoch": epochs, "eval_epoch": epochs, "seed": seed}
         call("train.py", **self.settings | ends)
         with (self.settings["ckpt"] / name / "history.csv").open() as file:
             return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
     def score(self, name: str) -> float:
-        """Mean IoU of what a training ended with, unless it is known already."""
+        """The mean IoU of a run's last weights; they are scored only once."""
         shared = {key: self.settings[key] for key in ("ckpt", "num_class")}
         result = self.settings["ckpt"] / "result"
         scores = result / name / "scores.json"
@@ -67,13 +67,15 @@ class Racer:
 
 
 def call(script: str, **flags: object) -> None:
+    """Run a script that knows the networks of `benchmarks.peers`."""
     pairs = (str(word) for name, value in flags.items() for word in (f"--{name}", value))
     command = [sys.executable, "-m", "benchmarks.peers", script, *pairs]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
-    config = read_config(run_file(existing_run(args.ckpt, args.id, "--id"), "config.json"))
+    """A row for each number of minutes and contender."""
+    config = read_config(existing_run(args.ckpt, args.id))
     ours = config["arch_encoder"], config["arch_decoder"]
     archs = {"`{}` + `{}`".format(*ours): ours} | PEERS
     ckpt = Path(args.ckpt, "race").absolute()
@@ -100,6 +102,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    """The scores of all contenders."""
     return {f"Scores after the same time, seeds: {len(args.seeds)}": list(rows(args))}
 
 

@@ -1,10 +1,11 @@
-"""What many processes and many pictures ask for, on paper, from what one process measures.
+"""What training needs with many processes and with many pictures.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --rate 40        # a GPU that trains on 40 pictures a second
 
-Throughput is what a network that hides behind the computation would allow; the tables tell how fast
-that network and the pictures' storage have to be for it.
+The first table is computed from the speed of one process. It assumes that the processes never wait
+for each other or for pictures, and shows how fast network and storage must be for that. The second
+table is measured: time and memory for long lists of pictures.
 """
 
 import argparse
@@ -29,6 +30,7 @@ LISTS = (20_000, 1_000_000, 10_000_000, 100_000_000)
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    """What many processes need, computed, and what long lists need, measured."""
     milliseconds = BATCH / args.rate * 1e3 if args.rate else measure(ours(ARCH, DECODER))[0]
     gradient = sum(4 * p.numel() for network in build(ARCH, DECODER) for p in network.parameters())
     size = bytes_of_a_picture()
@@ -42,9 +44,16 @@ def tables(args: argparse.Namespace) -> Tables:
 
 
 def processes(n: int, seconds: float, gradient: float, size: float) -> Row:
-    """What `n` processes do in a second if nothing holds them up, and what that asks for."""
+    """The speed of `n` processes that never wait, and what network and storage must provide.
+
+    Args:
+        n: number of processes.
+        seconds: duration of a step.
+        gradient: bytes of the gradients.
+        size: bytes of a picture with its label.
+    """
     rate = n * BATCH / seconds
-    ring = 2 * (n - 1) / n * gradient  # bytes that each sends in a step (and receives)
+    ring = 2 * (n - 1) / n * gradient  # bytes that each sends, and receives, in a ring all-reduce
     return {
         "processes": str(n),
         "pictures a second": rate,
@@ -56,22 +65,23 @@ def processes(n: int, seconds: float, gradient: float, size: float) -> Row:
 
 
 def bytes_of_a_picture() -> float:
-    """Of a JPEG and its label, 683 x 512 pixels."""
+    """The mean size of a JPEG of 683 x 512 pixels with its label."""
     with tempfile.TemporaryDirectory() as folder:
         size = ["--size", "683", "512", "--num_train", str(PICTURES), "--num_val", "0"]
         command = [sys.executable, str(MAKE_SAMPLE), "--out", folder, *size]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        files = [path for path in Path(folder).rglob("*.*g")]
+        files = list(Path(folder).rglob("*.*g"))
         return sum(path.stat().st_size for path in files) / PICTURES
 
 
 def in_process_of_its_own(length: int) -> Row:
+    """`list_of` in a new process."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(list_of, (length,))
 
 
 def list_of(length: int) -> Row:
-    """Time and memory to read a list and to shuffle it."""
+    """Time and memory to read a list of `length` pictures, and to shuffle it."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         block = 100_000
         for begin in range(0, length, block):
@@ -98,5 +108,8 @@ def list_of(length: int) -> Row:
 
 
 if __name__ == "__main__":
-    rate = dict(type=float, help="pictures a second of one process (default: measured here)")
-    main(__doc__.splitlines()[0], tables, rate=rate)
+    main(
+        __doc__.splitlines()[0],
+        tables,
+        rate={"type": float, "help": "pictures a second of one process (default: measured here)"},
+    )

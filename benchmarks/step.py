@@ -1,11 +1,11 @@
-"""A whole training step against the classic recipe's and against peers', and the memory it takes.
+"""A whole training step against the classic recipe's and against other libraries', and its memory.
 
     python -m benchmarks.step
 
-Two pictures of 384 x 384 pixels and 150 classes, from pictures to updated weights. Peers come from
-`benchmarks/requirements.txt` and are left out where they are not installed; they are given fused
-optimisers, the memory format that suits them, the loss at full resolution, as ours is, and half
-precision where train.py would take it here.
+A step goes from two pictures of 384 x 384 pixels and 150 classes to updated weights. The other
+libraries are those of `benchmarks/requirements.txt`; one that is not installed is left out. Their
+networks are trained as ours is: with a fused optimiser, channels last, the loss at full size, and
+half precision if train.py uses it on this machine.
 """
 
 import argparse
@@ -15,53 +15,54 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
 from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
+from common.devices import select_amp
 from models import ENCODERS, ModelBuilder, SegmentationModel
+from models.decoders import BilinearDecoder
 from models.encoder import Encoder
-from utils import keep_freed_memory, select_amp
+from utils import keep_freed_memory
 
 CLASSES, SIDE, BATCH = 150, 384, 2
 GIGABYTES = (12, 24, 80)
 
 
-def classic(arch: str, decoder: str, side: int = SIDE, batch: int = BATCH) -> Job:
+PeerNetwork = tuple[nn.Module, Callable[[Tensor], Tensor]]  # the module; pictures to logits
+
+
+def classic(arch_encoder: str, arch_decoder: str) -> Job:
     """The classic recipe."""
-    encoder, decoder = map(classic_network, build(arch, decoder))
-    images = torch.randn(batch, 3, side, side)
+    encoder, decoder = build(arch_encoder, arch_decoder)
+    for network in (encoder, decoder):
+        classic_network(network)
+    images = torch.randn(BATCH, 3, SIDE, SIDE)
 
     def loss(labels: Tensor) -> Tensor:
         return classic_loss(classic_logits(encoder, decoder, images), labels)
 
-    return step(nn.ModuleList([encoder, decoder]), loss, side, batch, fused=False)
+    return step(nn.ModuleList([encoder, decoder]), loss, fused=False)
 
 
 def ours(
-    arch: str,
-    decoder: str,
+    arch_encoder: str,
+    arch_decoder: str,
     amp: torch.dtype | None = None,
     grad_checkpoint: bool = False,
-    side: int = SIDE,
-    batch: int = BATCH,
 ) -> Job:
     """What train.py does with its defaults, or with --amp or --grad_checkpoint."""
     keep_freed_memory()
-    encoder, decoder = build(arch, decoder)
+    encoder, decoder = build(arch_encoder, arch_decoder)
     encoder.grad_checkpoint = grad_checkpoint
     model = SegmentationModel(encoder, decoder, amp)
-    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
-    return step(model, lambda labels: model(images, labels.to(torch.uint8)), side, batch)
+    images = torch.randint(256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    return step(model, lambda labels: model(images, labels.to(torch.uint8)))
 
 
-def peer(
-    build_peer: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]],
-    amp: torch.dtype | None,
-) -> Job:
-    """Another library's network, whose logits `forward` gives at full size."""
+def peer(build_peer: Callable[[], PeerNetwork], amp: torch.dtype | None) -> Job:
+    """The network of another library."""
     model, forward = build_peer()
     model.to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
@@ -69,12 +70,13 @@ def peer(
     def loss(labels: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=amp) if amp else nullcontext():
             logits = forward(images)
-        return F.cross_entropy(logits.float(), labels, ignore_index=-1)
+        return nn.functional.cross_entropy(logits.float(), labels, ignore_index=-1)
 
-    return step(model, loss, SIDE, BATCH)
+    return step(model, loss)
 
 
-def smp_pspnet34() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def smp_pspnet34() -> PeerNetwork:
+    """PSPNet of ResNet-34 at stride 8."""
     import segmentation_models_pytorch as smp
 
     model = smp.PSPNet("resnet34", encoder_weights=None, encoder_depth=5, classes=CLASSES)
@@ -82,13 +84,15 @@ def smp_pspnet34() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return model, model
 
 
-def torchvision_fcn50() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def torchvision_fcn50() -> PeerNetwork:
+    """FCN of ResNet-50 at stride 8."""
     fcn = torchvision.models.segmentation.fcn_resnet50
     model = fcn(weights=None, weights_backbone=None, num_classes=CLASSES)
     return model, lambda images: model(images)["out"]
 
 
-def mit_semseg_ppm50() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def mit_semseg_ppm50() -> PeerNetwork:
+    """PSPNet of ResNet-50 at stride 8."""
     from mit_semseg.models.models import PPM, ResnetDilated
     from mit_semseg.models.resnet import resnet50
 
@@ -101,20 +105,19 @@ def mit_semseg_ppm50() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return nn.ModuleList([encoder, decoder]), forward
 
 
-def build(arch: str, decoder: str) -> tuple[nn.Module, nn.Module]:
-    encoder = ModelBuilder.build_encoder(arch, weights="none")
-    return encoder, ModelBuilder.build_decoder(decoder, encoder.fc_dim, CLASSES)
+def build(arch_encoder: str, arch_decoder: str) -> tuple[Encoder, BilinearDecoder]:
+    """An encoder and a decoder with random weights."""
+    encoder = ModelBuilder.build_encoder(arch_encoder, weights="none")
+    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, CLASSES)
 
 
-def step(
-    model: nn.Module, loss: Callable[[Tensor], Tensor], side: int, batch: int, fused: bool = True
-) -> Job:
-    """Loss, gradient and update."""
+def step(model: nn.Module, loss: Callable[[Tensor], Tensor], fused: bool = True) -> Job:
+    """Loss, gradient and update of the weights; `loss` takes labels BATCH x SIDE x SIDE."""
     model.train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=fused
     )
-    labels = torch.randint(CLASSES, (batch, side, side))
+    labels = torch.randint(CLASSES, (BATCH, SIDE, SIDE))
 
     def job() -> None:
         optimizer.zero_grad()
@@ -124,15 +127,10 @@ def step(
     return job
 
 
-def installed(package: str, contenders: dict[str, Contender]) -> dict[str, Contender]:
-    """The contenders that a package provides, if it is there."""
-    return contenders if find_spec(package) else {}
-
-
 def largest_batches() -> list[Row]:
-    """Pictures that fit on a GPU, on paper: what autograd keeps of a picture, counted."""
+    """How many pictures fit on a GPU, computed from what autograd keeps of a picture."""
     full_size = CLASSES * SIDE * SIDE * 4
-    rows = []
+    rows: list[Row] = []
     for arch in ENCODERS:
         with torch.device("meta"):
             encoder, decoder = build(arch, "c1_bilinear")
@@ -140,12 +138,12 @@ def largest_batches() -> list[Row]:
         whole, _ = kept_bytes(encoder, torch.float32)
         half, half_checkpointed = kept_bytes(encoder, torch.bfloat16)
         cases = {
-            # Log-probabilities, their gradient and that of the logits at full size come on top.
-            "classic": (whole + 3 * full_size, 12),  # bytes a weight: it, its gradient, momentum
-            "`--amp bf16`": (half, 14),  # and its rounded copy
+            # Also kept: log-probabilities, their gradient and that of the logits, at full size.
+            "classic": (whole + 3 * full_size, 12),  # 12 bytes: a weight, its gradient, momentum
+            "`--amp bf16`": (half, 14),  # also its copy in half precision
             "`--amp bf16 --grad_checkpoint 1`": (half_checkpointed, 14),
         }
-        row = {"encoder, with `c1_bilinear`": arch}
+        row: Row = {"encoder, with `c1_bilinear`": arch}
         for name, (kept, weight_bytes) in cases.items():
             fits = [(gb * 2**30 - weights * weight_bytes) // kept for gb in GIGABYTES]
             row[f"{name}: MB a picture"] = kept / 2**20
@@ -155,11 +153,12 @@ def largest_batches() -> list[Row]:
 
 
 def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes that a picture's features take until the backward pass: all, or with checkpointing."""
+    """Bytes that a picture takes until the backward pass, without and with checkpointing."""
     encoder.to(dtype)
     parameters = {p.untyped_storage()._cdata for p in encoder.parameters()}
     x = torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device="meta")
-    inputs, insides, whole = [], [], {}
+    inputs, insides = [], []
+    whole: dict[int, Tensor] = {}
     for block in encoder.blocks():
         kept: dict[int, Tensor] = {}
 
@@ -171,39 +170,33 @@ def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
             x = block(x)
         kept = {key: tensor for key, tensor in kept.items() if key not in parameters}
         insides.append(sum(tensor.nbytes for tensor in kept.values()))
-        whole |= kept  # a block's output is often kept by the next one, too
+        whole |= kept  # without duplicates: two blocks may keep one tensor
     return sum(tensor.nbytes for tensor in whole.values()), sum(inputs) + max(insides)
 
 
 def tables(args: argparse.Namespace) -> Tables:
+    """Comparisons for three networks, and the largest batches."""
     r34c1, r34psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet34_dilated8", "psp_bilinear")
     r50psp = ("resnet50_dilated8", "psp_bilinear")
     amp = select_amp("auto", torch.device("cpu"))
     precision = ", in half precision" if amp else ""
-    smp, mit, fcn = (
-        {f"{name}{precision}": partial(peer, build_peer, amp)}
-        for name, build_peer in (
-            ("segmentation-models-pytorch, PSPNet of ResNet-34", smp_pspnet34),
-            ("mit-semseg, ResNet50dilated + PPM", mit_semseg_ppm50),
-            ("torchvision, fcn_resnet50", torchvision_fcn50),
-        )
+    of_r34c1 = against_classic("train.py", classic, ours, r34c1)
+    of_r34c1["`train.py --amp off --grad_checkpoint 1`"] = partial(
+        ours, *r34c1, grad_checkpoint=True
     )
-    checkpointed = {
-        "`train.py --amp off --grad_checkpoint 1`": partial(ours, *r34c1, grad_checkpoint=True)
-    }
+    of_r34psp: dict[str, Contender] = {"`train.py`": partial(ours, *r34psp, amp)}
+    if find_spec("segmentation_models_pytorch"):
+        name = f"segmentation-models-pytorch, PSPNet of ResNet-34{precision}"
+        of_r34psp[name] = partial(peer, smp_pspnet34, amp)
+    of_r50psp = against_classic("train.py", classic, ours, r50psp)
+    if find_spec("mit_semseg"):
+        name = f"mit-semseg, ResNet50dilated + PPM{precision}"
+        of_r50psp[name] = partial(peer, mit_semseg_ppm50, amp)
+    of_r50psp[f"torchvision, fcn_resnet50{precision}"] = partial(peer, torchvision_fcn50, amp)
     return {
-        "Training step, resnet34_dilated8 + c1_bilinear": compare(
-            against_classic("train.py", classic, ours, r34c1) | checkpointed, args.rounds
-        ),
-        "Training step, resnet34_dilated8 + psp_bilinear": compare(
-            {"`train.py`": partial(ours, *r34psp, amp)}
-            | installed("segmentation_models_pytorch", smp),
-            args.rounds,
-        ),
-        "Training step, resnet50_dilated8 + psp_bilinear": compare(
-            against_classic("train.py", classic, ours, r50psp) | installed("mit_semseg", mit) | fcn,
-            args.rounds,
-        ),
+        "Training step, resnet34_dilated8 + c1_bilinear": compare(of_r34c1, args.rounds),
+        "Training step, resnet34_dilated8 + psp_bilinear": compare(of_r34psp, args.rounds),
+        "Training step, resnet50_dilated8 + psp_bilinear": compare(of_r50psp, args.rounds),
         "Largest batch of 384 x 384 pictures, on paper": largest_batches(),
     }
 

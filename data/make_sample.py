@@ -2,9 +2,9 @@
 
     python data/make_sample.py --out ./data/sample
 
-The pictures go to OUT/images/{training,validation}, their labels (8-bit, ADE20K's class index, 0
-where unlabelled) to OUT/annotations, the lists of pictures to OUT/train.txt and OUT/val.txt. The
-same seed gives the same files, whatever the number of processes.
+The pictures go to OUT/images/{training,validation}, their labels (8-bit, ADE20K's class index, 0 =
+unlabelled) to OUT/annotations, and the lists of pictures to OUT/train.txt and OUT/val.txt. The same
+seed gives the same files with any number of processes.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def main() -> None:
         for folder in FOLDERS.values():
             (options.out / kind / folder).mkdir(parents=True, exist_ok=True)
     write = partial(write_scene, options.out, options.seed, tuple(options.size))
-    # No threads of OpenCV's in each process, which would only compete with the others. (To ask for
-    # one rather than none would end those that a forked process has no more, and so wait for ever.)
+    # Each process computes on one thread: more would compete with the other processes. Here 1 in
+    # place of 0 would hang, as OpenCV would wait for threads that a forked process does not have.
     with ProcessPoolExecutor(options.workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for split, count in counts.items():
             names = pool.map(write, repeat(split), range(1, count + 1), chunksize=4)

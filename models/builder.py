@@ -1,17 +1,17 @@
-"""`ModelBuilder`: the name of an encoder or a decoder becomes a module with its weights."""
+"""`ModelBuilder`: names of encoders and decoders become modules with their weights."""
 
 import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
-
-from torch import nn
+from pathlib import Path
 
 from .decoders import BilinearDecoder, C1Bilinear, PSPBilinear
+from .encoder import Encoder
 from .resnet import resnet34, resnet50
 from .vgg import vgg16, vgg19
 from .weights import ModelError, initialise_encoder, load_file
 
-ENCODERS: dict[str, Callable[[], nn.Module]] = {
+ENCODERS: dict[str, Callable[[], Encoder]] = {
     "vgg16_dilated8": vgg16,
     "vgg19_dilated8": vgg19,
     "resnet34_dilated16": partial(resnet34, output_stride=16),
@@ -19,7 +19,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "resnet50_dilated16": partial(resnet50, output_stride=16),
     "resnet50_dilated8": partial(resnet50, output_stride=8),
 }
-DECODERS: dict[str, type[BilinearDecoder]] = {
+DECODERS: dict[str, Callable[..., BilinearDecoder]] = {
     "c1_bilinear": C1Bilinear,
     "psp_bilinear": PSPBilinear,
 }
@@ -30,17 +30,17 @@ class ModelBuilder:
 
     @staticmethod
     def build_encoder(
-        arch: str = "resnet34_dilated8", fc_dim: int | None = None, weights: str = ""
-    ) -> nn.Module:
+        arch: str = "resnet34_dilated8", fc_dim: int | None = None, weights: str | Path = ""
+    ) -> Encoder:
         """An encoder: pictures B x 3 x H x W to features B x fc_dim x H/s x W/s, s = 8 or 16.
 
         Args:
             arch: a key of `ENCODERS`; the number at its end is s.
-            fc_dim: number of channels of the features, if one wants to be sure of it.
+            fc_dim: number of channels of the features; another than the encoder's is an error.
             weights: "" (pretrained), "places365", "imagenet", "none" or a file.
 
         Returns:
-            The module; its `fc_dim` is its width, its `weights_source` says which weights it got.
+            The module; `fc_dim` is its width, `weights_source` tells where its weights are from.
 
         Raises:
             ModelError: unknown architecture, another width, or weights that cannot be had.
@@ -61,7 +61,7 @@ class ModelBuilder:
         fc_dim: int = 512,
         num_class: int = 150,
         segSize: int | tuple[int, int] = 384,
-        weights: str = "",
+        weights: str | Path = "",
         use_softmax: bool = False,
     ) -> BilinearDecoder:
         """A decoder: features B x fc_dim x h x w to log-probabilities B x num_class x segSize.
@@ -86,7 +86,7 @@ class ModelBuilder:
 
 
 def unknown(kind: str, arch: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of the known ones."""
+    """The complaint about an unknown name, with the nearest known one."""
     nearest = difflib.get_close_matches(arch, known, n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return f"unknown {kind} {arch!r}; {hint}known: {', '.join(known)}"

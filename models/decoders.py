@@ -5,6 +5,7 @@ Zhao et al., "Pyramid Scene Parsing Network", 2017, section 3.2.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from .winograd import conv3x3
 
 
 class BilinearDecoder(nn.Module, ABC):
-    """What the decoders share: `logits`, which each defines, brought bilinearly to `segSize`.
+    """A decoder: its `logits`, upsampled bilinearly to `segSize`.
 
     Args:
         segSize: default output size in pixels, a side or (height, width).
@@ -47,6 +48,7 @@ class C1Bilinear(BilinearDecoder):
         self.conv_last = nn.Conv2d(fc_dim, num_class, kernel_size=1, bias=False)
 
     def logits(self, features: Tensor) -> Tensor:
+        """Logits B x num_class x h x w of features B x fc_dim x h x w."""
         return self.conv_last(features)  # B x num_class x h x w
 
 
@@ -73,8 +75,10 @@ class PSPBilinear(BilinearDecoder):
         )
 
     def logits(self, features: Tensor) -> Tensor:
+        """Logits B x num_class x h x w of features B x fc_dim x h x w."""
         # The first convolution's input, the features beside the upsampled pools, is never made.
         conv, *rest = self.conv_last
+        assert isinstance(conv, nn.Conv2d)
         pools = [pool(features) for pool in self.psp]
         weight, weight_pools = conv.weight.split([features.shape[1], 512 * len(pools)], dim=1)
         x = conv3x3(features, weight, conv.bias)  # B x 512 x h x w
@@ -84,11 +88,11 @@ class PSPBilinear(BilinearDecoder):
         return x  # B x num_class x h x w
 
 
-def conv3x3_of_upsampled(maps: list[Tensor], weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """A 3x3 convolution, padded by 1, of small maps brought bilinearly to one size and stacked.
+def conv3x3_of_upsampled(maps: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
+    """A 3x3 convolution, padded by 1, of small maps that are upsampled to one size and stacked.
 
-    Both steps are linear, so that the nine taps are taken at the few positions of the small maps
-    first, and a matrix product spreads them over the large one: a thirtieth of the arithmetic.
+    Both steps are linear. Therefore the nine taps are computed at the few positions of the small
+    maps first, and a matrix product spreads them over the large one: a thirtieth of the arithmetic.
 
     Args:
         maps: several B x C x h x w.
@@ -115,12 +119,12 @@ def conv3x3_of_upsampled(maps: list[Tensor], weight: Tensor, size: tuple[int, in
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that also trains where a batch holds a single value per channel.
 
-    The 1x1 pool of a batch of one picture is such a place: its variance is zero, so that batch
-    statistics would wipe the features out. The running statistics normalise it instead, as they
-    do when the network is used, and are left as they are.
+    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
+    it. The running statistics normalise it instead, as they do at inference; they do not change.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x h x w, normalised."""
         if self.training and x[:, 0].numel() == 1:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps

@@ -1,4 +1,4 @@
-"""What the encoders share: their blocks in a row, whose insides training may compute twice."""
+"""The encoders' base: blocks in a row, which training may compute twice to save memory."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +16,20 @@ class Encoder(nn.Module, ABC):
     Attributes:
         fc_dim: number of channels of the features.
         output_stride: pixels between features, s.
-        grad_checkpoint: keep only what goes from block to block for the backward pass, which
-            computes the rest again: a fraction of the memory for a third more arithmetic (Chen et
-            al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+        weights_source: where the initial weights are from: "places365", "imagenet", "none", a file.
+        grad_checkpoint: keep only the blocks' inputs for the backward pass, which computes the rest
+            again: a fraction of the memory for a third more arithmetic (Chen et al., "Training Deep
+            Nets with Sublinear Memory Cost", 2016).
     """
 
     fc_dim: int
     output_stride: int
-    grad_checkpoint = False
+    weights_source: str = "none"
+    grad_checkpoint: bool = False
 
     @abstractmethod
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """What a picture goes through, in order."""
+        """The blocks that a picture passes, in order."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Features B x fc_dim x H/s x W/s of pictures B x 3 x H x W, s = 8 or 16."""
@@ -39,17 +41,19 @@ class Encoder(nn.Module, ABC):
         return x
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """Those of a block's first computation and of its second one."""
+        """The contexts of a block's first and second computation."""
         return nullcontext(), keep_statistics(self)
 
 
 @contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm goes by the statistics of its batch, but its running ones stay as they are."""
+    """A context in which BatchNorm uses its batch's statistics, and the running ones stay."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """ResNet-34 and ResNet-50 as dilated encoders (He et al., 2016; Yu, Koltun and Funkhouser, 2017).
 
 The stem is three 3x3 convolutions instead of one 7x7, as in the Places365 weights for scene
-parsing; `layer1…layer4` bear torchvision's names, so that its ImageNet weights fit them.
+parsing. `layer1…layer4` have torchvision's names, so that its ImageNet weights fit them.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_dim, dim, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x dim x h x w of B x in_dim x H x W."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += self.downsample(x)
@@ -51,6 +52,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_dim, out_dim, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x 4·dim x h x w of B x in_dim x H x W."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -59,7 +61,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Encoder):
-    """A ResNet without its classifier, whose last layers trade their stride for dilation.
+    """A ResNet without its classifier; its last layers are dilated instead of strided.
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
@@ -99,9 +101,11 @@ class ResNet(Encoder):
                 nn.init.zeros_(module.bn3.weight)
 
     def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        """The stem and all residual blocks."""
         return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
 
     def stem(self, x: Tensor) -> Tensor:
+        """B x 64 x H/4 x W/4 of pictures B x 3 x H x W."""
         x = self.relu(self.bn1(self.conv1(x)))  # B x 64 x H/2 x W/2
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.relu(self.bn3(self.conv3(x)))
@@ -126,10 +130,10 @@ def layer(
     stride: int,
     dilation: int = 1,
 ) -> nn.Sequential:
-    """`depth` blocks; a `dilation` above 1 takes the place of the stride.
+    """`depth` blocks; a `dilation` above 1 replaces the stride.
 
-    The convolution that loses its stride is dilated by half of what the others are: its input still
-    has the spacing of the layer before.
+    The convolution that loses its stride has half the others' dilation: its input still has the
+    spacing of the layer before.
     """
     first = (dilation // 2, dilation) if dilation > 1 else (1, 1)
     stride = 1 if dilation > 1 else stride

@@ -1,6 +1,6 @@
 """`SegmentationModel`: encoder and decoder as one network, from pictures to a loss or to logits.
 
-Being one module, it is what gets moved to a device, trained and replicated over GPUs.
+It is the module that is moved to a device, trained, and replicated over GPUs.
 """
 
 from contextlib import nullcontext
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from .decoders import BilinearDecoder
+from .encoder import Encoder
 from .upsample import upsample_cross_entropy
 from .windows import encode_in_windows
 
-# Pictures of up to so many pixels are encoded at once, larger ones, unless in training, in windows:
-# with resnet34_dilated8, 24 megapixels take 6.0 GB at once, 3.8 GB in windows that overlap by 256
+# Pictures of up to so many pixels are encoded at once, larger ones in windows, except in training.
+# With resnet34_dilated8, 24 megapixels take 6.0 GB at once, 3.8 GB in windows that overlap by 256
 # pixels. On one enlarged street scene, with a trained network, an overlap of 128 pixels changed 2
 # labels in 10,000, one of 192 pixels 2 in a million, and 256 none.
 WHOLE_PIXELS = 2**22
@@ -28,14 +29,20 @@ class SegmentationModel(nn.Module):
     Args:
         encoder: pictures B x 3 x H x W, normalised, to features B x fc_dim x h x w.
         decoder: features to logits B x num_class x h x w.
-        amp: half-precision type that convolutions may be computed in, None = full precision, or
-            what the caller's own autocast says; the loss is never rounded.
-        class_weight: num_class, how much a pixel of each class counts in the loss, None = alike.
+        amp: half-precision type that convolutions may be computed in; None = full precision, or
+            the type of the caller's own autocast. The loss is never rounded.
+        class_weight: num_class, how much a pixel of each class counts in the loss; None = alike.
     """
+
+    encoder: Encoder
+    decoder: BilinearDecoder
+    mean: Tensor
+    std: Tensor
+    class_weight: Tensor | None
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         decoder: BilinearDecoder,
         amp: torch.dtype | None = None,
         class_weight: Tensor | None = None,
@@ -56,7 +63,7 @@ class SegmentationModel(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, count_correct: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The loss (a scalar) if there are labels, else the logits.
+        """The `loss` if there are labels, else the logits.
 
         Args:
             images: B x 3 x H x W, RGB, uint8 or (once rescaled) floating point in 0…255.
@@ -73,8 +80,22 @@ class SegmentationModel(nn.Module):
                 stride = self.encoder.output_stride
                 features = encode_in_windows(self.features, images, stride, WINDOW, OVERLAP)
             logits = self.decoder.logits(features)
-        if labels is None:
-            return logits
+        return logits if labels is None else self.loss(logits, labels, count_correct)
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, count_correct: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The training loss; to train with another one, change this method.
+
+        Args:
+            logits: B x num_class x h x w, in half precision with `amp`.
+            labels: B x H x W, integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
+            count_correct: also give the number of pixels that are predicted right.
+
+        Returns:
+            A scalar: a mean over the labelled pixels, 0 where there are none. With `count_correct`,
+            beside it, that number (int64).
+        """
         return upsample_cross_entropy(
             logits, labels, weight=self.class_weight, count_correct=count_correct
         )
@@ -85,8 +106,11 @@ class SegmentationModel(nn.Module):
         return self.encoder(x.contiguous(memory_format=torch.channels_last))
 
     def freeze(self) -> "SegmentationModel":
-        """Itself, made fast for inference and unfit for training: BatchNorm becomes part of the
-        convolutions, and their weights are rounded to `amp` once rather than at every call."""
+        """Make the network fast for inference and unfit for training; returns it.
+
+        BatchNorm becomes part of the convolutions, and their weights are rounded to `amp` once
+        rather than at every call.
+        """
         self.eval().requires_grad_(False)
         for parent in self.modules():
             for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):

@@ -1,26 +1,27 @@
 """The bilinear head: from low-resolution logits to the loss, the labels and the probabilities.
 
-Decoders give logits at 1/8 or 1/16 of the picture. At full resolution they would outweigh the
-network: 150 classes of 384 x 384 pixels are 88 MB a picture, and a softmax and two gradients make
-it four times that. Here that tensor never exists: bands of its rows are computed one at a time,
-each small enough to stay in the cache, turned into their part of the loss and of its gradient, or
-into labels, and forgotten.
+Decoders give logits at 1/8 or 1/16 of the picture. At full resolution they would need more memory
+than the network: 150 classes of 384 x 384 pixels are 88 MB a picture, and a softmax and two
+gradients make it four times that. Here that tensor never exists. Bands of its rows are computed one
+at a time. Each is small enough to stay in the cache, becomes its part of the loss and the gradient,
+or labels, and is overwritten by the next.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 # Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, with second-level caches of 1 MB
 # each and a third level of 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2, 64
-# with 1 and 72 with 8. What lost, at 4 MB: new memory for each band, 100 ms (page faults); rows by
-# gathering rather than by a product, 68; bands in bfloat16, 63 to 74, as exponentials go by way of
-# single precision anyway. A thread a picture was no faster than both at each band, and a compiled
-# band no faster than what torch has ready.
+# with 1 and 72 with 8. Slower, at 4 MB: new memory for each band, 100 ms (page faults); rows by
+# gathering rather than by a product, 68; bands in bfloat16, 63 to 74 (exponentials are computed in
+# single precision anyway). No faster: one thread for each picture rather than both for each band,
+# and a compiled band.
 CPU_BAND_BYTES = 2**22
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
@@ -42,11 +43,11 @@ def upsample_cross_entropy(
         labels: B x H x W of an integer type; pixels equal to `ignore_index`, as that type holds it
             (-1 is 255 in uint8), do not count.
         weight: C, weights of the classes.
-        count_correct: also find out where the logit of the label is the largest.
+        count_correct: also count the pixels whose label has the largest logit.
 
     Returns:
         The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
-        `count_correct`, beside it, the number of pixels whose label the logits predict (int64).
+        `count_correct`, beside it, the number of correct pixels (int64).
     """
     if labels.dtype == torch.uint8:
         ignore_index %= 256
@@ -55,11 +56,11 @@ def upsample_cross_entropy(
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
-    """The loss together with its gradient, since each band is at hand only once."""
+    """The loss together with its gradient, because each band exists only once."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
+    def forward(  # noqa: D102
+        ctx: Any,
         logits: Tensor,
         labels: Tensor,
         ignore_index: int,
@@ -100,16 +101,16 @@ class UpsampleCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: FunctionCtx, grad_loss: Tensor, _: None
+    def backward(  # noqa: D102
+        ctx: Any, grad_loss: Tensor, _: None
     ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        # Rounded last: a gradient scaler is there to lift it to what half precision can hold.
+        # Rounded last: a gradient scaler lifts it to the range of half precision first.
         return (gradient * grad_loss).to(ctx.dtype), None, None, None, None
 
 
 @torch.compiler.disable
-def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Labels B x H x W of logits B x C x h x w, in the smallest type that fits; `size` = (H, W)."""
     upsampling = Upsampling(logits, size)
     labels, band = upsampling.new_labels(), upsampling.new_band()
@@ -121,9 +122,9 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.compiler.disable
 def average_upsampled_probabilities(
-    logits: Sequence[Tensor], size: tuple[int, int]
+    logits: Sequence[Tensor], size: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The classes that are the most probable ones on average, and their mean probability.
+    """The classes with the largest mean probability, and that probability.
 
     Args:
         logits: several B x C x h x w, whose h and w may differ.
@@ -146,7 +147,7 @@ def average_upsampled_probabilities(
     return labels, winning.div_(len(upsamplings))
 
 
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
     """The whole of the logits B x C x H x W, `size` = (H, W), in at least single precision."""
     logits = logits.to(at_least_single(logits.dtype))
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
@@ -155,16 +156,16 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 class Upsampling:
     """Bilinear upsampling from h x w to H x W, a band of output rows at a time, and its adjoint.
 
-    Columns are interpolated first, and their rows combined by one matrix product, whose matrix is
-    as small as the band. The classes of a pixel lie side by side, which is what softmax wants.
+    Columns are interpolated first. One product with a small matrix combines their rows. The classes
+    of a pixel lie side by side, as softmax wants them.
 
     Attributes:
         source: B x h x w x C, a view of the logits.
-        dtype: what is computed in.
+        dtype: type of the computation.
         band_rows: height of all bands, the last of a picture excepted.
     """
 
-    def __init__(self, logits: Tensor, size: tuple[int, int]):
+    def __init__(self, logits: Tensor, size: Sequence[int]):
         self.dtype = at_least_single(logits.dtype)
         self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
@@ -186,8 +187,10 @@ class Upsampling:
                 yield b, top, min(top + self.band_rows, self.height)
 
     def new_band(self) -> Tensor:
-        """Room for a band, band_rows x W x C, to be used again and again: memory that the system
-        hands out anew for each band costs as much time as what is done with it."""
+        """Memory for a band, band_rows x W x C, to be reused.
+
+        New memory for each band takes the system as much time as the computation.
+        """
         return self.source.new_empty(
             (self.band_rows, self.width, self.source.shape[3]), dtype=self.dtype
         )
@@ -209,7 +212,7 @@ class Upsampling:
         return band.view(-1, *wide.shape[1:])
 
     def add_down(self, band: Tensor, b: int, top: int, bottom: int, out: Tensor) -> None:
-        """Add to `out`, B x h x w x C, what a gradient of `up`, rows x W x C, is for the source."""
+        """Add the source's gradient to `out`, B x h x w x C, given that of `up`, rows x W x C."""
         first, last = self.upper[top], self.lower[bottom - 1]
         k, w, classes = last - first + 1, *out.shape[2:]
         with self.full_precision():
@@ -217,7 +220,7 @@ class Upsampling:
             wide = wide.view(k, self.width, classes)
             if torch.are_deterministic_algorithms_enabled():
                 narrow = self.columns.T @ wide  # k x w x C
-            else:  # as fast or faster on a CPU, but a GPU adds up in any order
+            else:  # as fast or faster on a CPU, but a GPU sums in any order
                 wide = wide.permute(2, 0, 1)[None]  # 1 x C x k x W
                 narrow = torch.ops.aten.upsample_bilinear2d_backward(
                     wide, [k, self.width], [1, classes, k, w], align_corners=False
@@ -230,26 +233,26 @@ class Upsampling:
         return interpolation(self.source.shape[2], self.width).to(self.rows)
 
     def matrix(self, top: int, bottom: int) -> Tensor:
-        """The weights, rows x k, of the k source rows that a band is made of."""
+        """The weights, rows x k, of the k source rows of a band."""
         return self.rows[top:bottom, self.upper[top] : self.lower[bottom - 1] + 1]
 
     def full_precision(self) -> torch.autocast:
-        """Keeps autocast from rounding the interpolated logits, and with them the loss, to half."""
+        """A context without autocast, which would round the logits, and the loss, to half."""
         return torch.autocast(self.source.device.type, enabled=False)
 
     def new_labels(self) -> Tensor:
-        """Labels B x H x W to be filled in, as small as the number of classes allows."""
+        """Memory for labels B x H x W, in the smallest type that fits the number of classes."""
         batch, _, _, classes = self.source.shape
         dtype = torch.uint8 if classes <= 255 else torch.int16 if classes < 2**15 else torch.int32
         return torch.empty((batch, self.height, self.width), dtype=dtype, device=self.source.device)
 
 
 def max_class(band: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of the values rows x C x W of each pixel, and the first class that has it."""
+    """The largest value of each pixel of a band rows x C x W, and the first class that has it."""
     if band.device.type != "cpu":
         return band.max(dim=1)
-    # On a CPU `max` goes through a pixel's classes one by one, while pooling over them, with pixels
-    # in the place of channels, compares a vector of pixels at a time: twelve times as fast.
+    # On a CPU, `max` compares a pixel's classes one by one. Pooling over them, with pixels in the
+    # place of channels, compares a vector of pixels at a time: twelve times as fast.
     pixels = band.unsqueeze(2).permute(0, 3, 1, 2)  # rows x W x C x 1
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     values, classes = F.max_pool2d(pixels, (band.shape[1], 1), return_indices=True)
@@ -265,12 +268,12 @@ def interpolation(n_in: int, n_out: int) -> Tensor:
 
 
 def taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two inputs that each output of a linear interpolation lies between, and how far along."""
+    """The two inputs between which each output of an interpolation lies, and how far along."""
     position = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * n_in / n_out - 0.5).clamp(min=0)
     first = position.long().clamp(max=n_in - 1)
     return first, (first + 1).clamp(max=n_in - 1), position - first
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: double for double, single for all below."""
+    """The type to compute in: double for double, single for all others."""
     return torch.promote_types(dtype, torch.float32)

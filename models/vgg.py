@@ -1,7 +1,7 @@
 """VGG-16 and VGG-19 as dilated encoders (Simonyan and Zisserman, 2015; DeepLab-LargeFOV, 2015).
 
-The last two poolings are gone, the last block of convolutions is dilated by 2, and the first two
-fully connected layers have become convolutions, `conv6` (7x7, dilated by 4) and `conv7` (1x1).
+The last two poolings are left out. The last block of convolutions is dilated by 2. The first two
+fully connected layers are convolutions: `conv6` (7x7, dilated by 4) and `conv7` (1x1).
 """
 
 from collections.abc import Callable
@@ -45,15 +45,18 @@ class VGG(Encoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        """The convolutions up to each pooling, and the former fully connected layers."""
         pools = [i for i, m in enumerate(self.features) if isinstance(m, nn.MaxPool2d)]
         bounds = [0, *(i + 1 for i in pools), len(self.features)]
         convolutions = [self.features[start:end] for start, end in pairwise(bounds)]
         return [*convolutions, self.fully_connected]
 
     def fully_connected(self, x: Tensor) -> Tensor:
+        """B x 4096 x H/8 x W/8 of B x 512 x H/8 x W/8."""
         x = self.dropout(self.relu(self.conv6(x)))  # B x 4096 x H/8 x W/8
         return self.dropout(self.relu(self.conv7(x)))
 
@@ -61,12 +64,13 @@ class VGG(Encoder):
 class HalvedConv2d(nn.Conv2d):
     """`nn.Conv2d` with a bias that computes one half of its outputs, then the other, on CPUs.
 
-    For the gradient of as many weights as `conv6` has, oneDNN falls back to a plain loop, which
-    takes minutes where that of half of them takes a second.
+    oneDNN computes the gradient of as many weights as `conv6` has in a plain loop: it takes
+    minutes, the gradient of half of them a second.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        """As `nn.Conv2d`."""
+        if x.device.type != "cpu" or self.bias is None:
             return super().forward(x)
         halves = zip(self.weight.chunk(2), self.bias.chunk(2), strict=True)
         return torch.cat([self._conv_forward(x, *half) for half in halves], dim=1)

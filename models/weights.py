@@ -1,7 +1,6 @@
-"""Where a network's weights come from: Places365, ImageNet, a file, or nowhere.
+"""Initial weights of networks: from Places365, ImageNet, a file, or random.
 
-Downloads land in `./pretrained`, whole or not at all, and are used from there ever after. No file
-is trusted to unpickle anything but tensors.
+Downloads are kept in `./pretrained`, whole or not at all. No file can unpickle more than tensors.
 """
 
 import logging
@@ -42,21 +41,20 @@ class ModelError(ValueError):
 
 
 class DownloadError(ModelError):
-    """Weights that their address does not give."""
+    """An address that gives no weights."""
 
 
-def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
+def initialise_encoder(encoder: nn.Module, arch: str, weights: str | Path) -> str:
     """Give an encoder its initial weights.
 
     Args:
         encoder: changed in place.
         arch: its name, such as "resnet34_dilated8".
-        weights: "places365", "imagenet", "none" or a file, which are never replaced by others; or
-            "" for Places365, or ImageNet where an architecture has no Places365 weights or their
-            address does not answer.
+        weights: "places365", "imagenet", "none" or a file: exactly that one. "" is Places365, or
+            ImageNet where an architecture has no Places365 weights or their address is dead.
 
     Returns:
-        What was used: "places365", "imagenet", "none" or the file.
+        The source used: "places365", "imagenet", "none" or the file.
 
     Raises:
         ModelError: the weights cannot be had or do not fit.
@@ -66,10 +64,10 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
         return "none"
     if weights and weights not in URLS:
         load_file(encoder, arch, weights)
-        return weights
+        return str(weights)
 
     failures = []
-    for source in [weights] if weights else [source for source in URLS if net in URLS[source]]:
+    for source in [str(weights)] if weights else [source for source in URLS if net in URLS[source]]:
         try:
             load_pretrained(encoder, net, source)
         except DownloadError as error:
@@ -89,7 +87,7 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str) -> str:
 
 
 def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
-    """Load published weights; of ImageNet's ResNets `layer1…layer4`, as their stem is another."""
+    """Load published weights; of ImageNet's ResNets only `layer1…layer4`: their stem differs."""
     if net not in URLS[source]:
         others = ", ".join(other for other in URLS if net in URLS[other])
         raise ModelError(f"there are no {source} weights for {net}; there are: {others}")

@@ -1,7 +1,7 @@
 """Features of a picture that is too large to be encoded at once, from overlapping windows.
 
-Only the encoder goes window by window: the decoder gets all features together, so that what it
-gathers from the whole picture, as pyramid pooling does, is the same everywhere and leaves no seam.
+Only the encoder goes window by window. The decoder gets all features together: pyramid pooling sees
+the whole picture, and there is no seam.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +13,15 @@ from torch import Tensor
 def encode_in_windows(
     encode: Callable[[Tensor], Tensor], images: Tensor, stride: int, side: int, overlap: int
 ) -> Tensor:
-    """What `encode` gives for pictures, computed from one window of theirs at a time.
+    """The features that `encode` gives for pictures, computed from one window at a time.
 
     Args:
         encode: pictures B x 3 x H x W to features B x C x H/stride x W/stride.
         images: B x 3 x H x W.
         stride: pixels between features.
         side: pixels of a window's side at most; a multiple of `stride`.
-        overlap: pixels that a window sees beyond its own side; a multiple of `stride`. Features are
-            those of whole pictures to the degree that none depends on pixels farther away.
+        overlap: pixels that a window sees beyond its own side; a multiple of `stride`. Features
+            equal those of whole pictures as far as they depend on no pixel farther away.
 
     Returns:
         Features B x C x H/stride x W/stride.
@@ -40,7 +40,7 @@ def encode_in_windows(
 
 
 def spans(length: int, side: int, stride: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of as few pieces of `length` as do not exceed `side`, of about equal size.
+    """(start, stop) of the fewest pieces of `length` within `side`, of about equal size.
 
     They start at multiples of `stride`, so that the features of all lie on one grid.
     """

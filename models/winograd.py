@@ -2,21 +2,22 @@
 
 Winograd's minimal filtering F(4x4, 3x3), as Lavin and Gray describe it in "Fast Algorithms for
 Convolutional Neural Networks", 2016, section 4. Tiles of 6 x 6 inputs and the kernel are
-transformed linearly, multiplied element by element, which over all tiles and channels makes 36
-matrix products, and transformed to 4 x 4 outputs. cuDNN chooses such algorithms by itself; what
-PyTorch has for CPUs does not, in single precision. A dilated convolution is an ordinary one on
-every `dilation`-th row and column, so that only which inputs make a tile is different.
+transformed linearly and multiplied element by element; over all tiles and channels that makes 36
+matrix products. Another transform gives 4 x 4 outputs. cuDNN chooses such algorithms by itself;
+PyTorch's library for CPUs does not, in single precision. A dilated convolution is an ordinary one
+on every `dilation`-th row and column: only the inputs of a tile are others.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-# The transforms along one axis; both axes take their Kronecker product. Their constants cost some
-# precision: errors are 1e-5 of the largest output, where those of a direct convolution are 1e-6.
+# The transforms along one axis; both axes take their Kronecker product. Their constants lose some
+# precision: errors are 1e-5 of the largest output, those of a direct convolution 1e-6.
 INPUT_TRANSFORM = torch.tensor(
     [
         [4.0, 0, -5, 0, 1, 0],
@@ -47,8 +48,8 @@ OUTPUT_TRANSFORM = torch.tensor(
 )
 
 # Measured on two cores with AVX2 and a third-level cache of 32 MB: with fewer channels, fewer
-# positions, or more padding, the transforms cost more than they save. The gradient of the weights,
-# whose direct computation is the slowest of all, pays earlier than the others.
+# positions, or more padding, the transforms take longer than they save. The gradient of the weights
+# gains earlier than the others: its direct computation is the slowest.
 MIN_CHANNELS = 128
 MIN_CHANNELS_OF_GRADIENT = 64
 MIN_POSITIONS = 1024
@@ -70,7 +71,7 @@ class Conv3x3(nn.Conv2d):
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
-    """A convolution that keeps the size, computed in whichever way is faster.
+    """A convolution that keeps the size, computed in the faster of two ways.
 
     Args:
         x: B x C x H x W.
@@ -87,7 +88,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int
 
 
 def is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Whether minimal filtering is for this convolution of x, or at least for its gradients."""
+    """Whether minimal filtering is faster for this convolution of x, or for its gradients."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     batch, _, height, width = x.shape
@@ -102,17 +103,19 @@ def is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
 
 
 class WinogradConvolution(torch.autograd.Function):
-    """The convolution without bias, and its two gradients, which are convolutions as well."""
+    """The convolution without bias and its two gradients, which are convolutions as well."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:  # noqa: D102
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
         return convolve(x, weight, dilation)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(  # noqa: D102
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
@@ -179,12 +182,11 @@ def tile_view(x: Tensor, side: int, dilation: int) -> Tensor:
     overlap = dilation * (side - 4)
     rows, columns = (height - overlap) // (4 * dilation), (width - overlap) // (4 * dilation)
     image, row, column, _ = x.stride()
+    within_tile = dilation * row, dilation * column
+    between_tiles = 4 * dilation * row, row, 4 * dilation * column, column
     return x.as_strided(
         (side, side, batch, rows, dilation, columns, dilation, channels),
-        (
-            *(dilation * row, dilation * column, image),
-            *(4 * dilation * row, row, 4 * dilation * column, column, 1),
-        ),
+        (*within_tile, image, *between_tiles, 1),
     )
 
 
@@ -194,11 +196,12 @@ def chunks(inputs: Tensor, channels: int) -> Iterator[tuple[slice, ...]]:
     row_bytes = 36 * dilation * columns * dilation * channels * inputs.itemsize
     rows_at_once = max(1, CHUNK_BYTES // row_bytes)
     images_at_once = max(1, rows_at_once // rows)
-    every = slice(None)
+    whole = slice(None)
     for image in range(0, batch, images_at_once):
         for row in range(0, rows, rows_at_once):
             yield (
-                *(every, every),
+                whole,
+                whole,
                 slice(image, image + images_at_once),
                 slice(row, row + rows_at_once),
             )

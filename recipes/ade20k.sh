@@ -5,8 +5,8 @@
 #     recipes/ade20k.sh        # on one GPU
 #     recipes/ade20k.sh 8      # on eight
 #
-# All train on 16 pictures a step, so that the number of GPUs divides that. What was cut short goes on where
-# it was saved, with as many GPUs as before.
+# All train on 16 pictures a step: the number of GPUs has to divide that. Started again, it goes on
+# where it was cut short, with as many GPUs as before.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gpus=${1:-1}

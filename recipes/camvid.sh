@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# CamVid's 11 classes from random weights, in two and a half hours on two cores (README: Results).
+# CamVid's 11 classes from random weights, in two and a half hours on two cores (docs/results.md).
 #
 #     recipes/camvid.sh camvid        # a folder with images, annotations, train.txt and val.txt
 #
-# What was cut short goes on where it was saved.
+# Started again, it goes on where it was cut short.
 set -euo pipefail
 data=$(realpath "${1:?the folder of the data is missing: recipes/camvid.sh DATA_FOLDER}")
 cd "$(dirname "$0")/.."
@@ -12,8 +12,8 @@ common=(--resume 1 --num_class 11 --list_class recipes/camvid.csv --root_img "$d
     --imgSize 256 --segSize 256 --batch_size_per_gpu 8 --class_weight sqrt --optim AdamW
     --weight_decay 0.01 --num_val -1 --eval_epoch 5 --ckpt_epoch 50)
 
-# At a stride of 16 an epoch takes less than half the time; the same weights then learn at a stride
-# of 8 what is thin.
+# At a stride of 16 an epoch takes less than half the time. At a stride of 8 the same weights then
+# learn thin things.
 python train.py --id camvid-16 "${common[@]}" --arch_encoder resnet34_dilated16 \
     --weights_encoder none --num_epoch 90 --lr_encoder 1e-3 --lr_decoder 1e-3
 python train.py --id camvid "${common[@]}" --arch_encoder resnet34_dilated8 \

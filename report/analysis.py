@@ -1,6 +1,4 @@
-"""What a report tells about an evaluation, as numbers: counts of each picture, and how the accuracy
-depends on the size of a region and on the distance from a boundary; and two runs compared.
-"""
+"""The numbers of a report, picture by picture, and of a comparison of two runs."""
 
 import io
 import json
@@ -11,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from checkpoint import write_whole
+from common.files import write_atomically
 from utils import UserError
 
 REGION_SIZES = (0, 100, 1_000, 10_000, 100_000)  # pixels from which on a bin begins
@@ -32,16 +30,16 @@ class Counts:
     predicted: np.ndarray
 
     def write(self, path: Path) -> None:
-        """Keep them in a file, whole."""
+        """Write them to a file; `read_counts` reads it."""
         content = io.BytesIO()
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
         pixels = [self.hits, self.labelled, self.predicted]
         np.savez_compressed(content, names=names, pixels=np.stack(pixels))
-        write_whole(path, lambda file: file.write(content.getvalue()))
+        write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
 def read_counts(path: Path) -> Counts:
-    """What `Counts.write` has kept.
+    """The counts in a file of `Counts.write`.
 
     Raises:
         UserError: the file cannot be read, or is none of these.
@@ -73,7 +71,7 @@ def iou(hits: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -> np.nda
 
 
 def mean_known(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is not NaN; NaN where nothing is left."""
+    """The mean over the last axis without NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     n = known.sum(-1)
     return np.where(n > 0, np.where(known, values, 0).sum(-1) / np.maximum(n, 1), np.nan)
@@ -82,8 +80,8 @@ def mean_known(values: np.ndarray) -> np.ndarray:
 def by_region_size(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """(regions, pixels, hits, sum of IoUs) x bins of `REGION_SIZES`, of the label's regions.
 
-    A region is one of 8-connected pixels of a class. Its IoU is with the predicted regions of this
-    class that touch it, each cut to what no other labelled region of the class holds.
+    A region is a set of 8-connected pixels of a class. Its IoU is with the union of the predicted
+    regions of this class that touch it, minus their pixels in other labelled regions of the class.
     """
     table = np.zeros((4, len(REGION_SIZES)))
     for c in np.unique(label[label >= 0]):
@@ -92,7 +90,7 @@ def by_region_size(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         m, blobs = cv2.connectedComponents(found.astype(np.uint8))
         sizes = np.bincount(regions.ravel(), minlength=n)[1:]
         hits = np.bincount(regions[found], minlength=n)[1:]
-        # What is predicted beyond the label, by blob, and which blobs touch which region.
+        # Pixels predicted beyond the label, by blob, and which blobs touch which region.
         beyond = np.bincount(blobs[found & (label != c)], minlength=m)
         pairs = np.unique(regions[found].astype(np.int64) * m + blobs[found])
         pairs = pairs[pairs >= m]
@@ -107,7 +105,7 @@ def by_region_size(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def by_distance(label: np.ndarray, prediction: np.ndarray, num_class: int) -> np.ndarray:
     """Pixels 3 x bins of `DISTANCES` x C: hits, labelled, predicted by distance from a boundary.
 
-    A pixel beside one of another class is at distance 0; what is unlabelled bounds nothing.
+    A pixel beside one of another class is at distance 0; unlabelled pixels make no boundary.
     """
     edge = np.zeros(label.shape, bool)
     for a, b, near, far in (
@@ -137,8 +135,11 @@ def measures(pixels: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(a: Counts, b: Counts, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`measures` (C+2) of two runs on the same pictures, and the 95 % interval (2 x C+2) of their
-    difference, B - A, over draws of pictures with replacement, the same ones for both.
+    """Compare two runs on the same pictures by a bootstrap.
+
+    Returns:
+        `measures` (C+2) of both runs, and the 95 % interval (2 x C+2) of their difference, B - A,
+        over draws of pictures with replacement, the same ones for both.
     """
     n = len(a.names)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), ROUNDS).astype(float)
@@ -149,4 +150,4 @@ def bootstrap(a: Counts, b: Counts, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     empty = np.isnan(difference).all(0)
     interval = np.nanpercentile(np.where(empty, 0, difference), [2.5, 97.5], axis=0)
     interval[:, empty] = np.nan
-    return *(measures(pixels.sum(1)) for pixels in both), interval
+    return measures(both[0].sum(1)), measures(both[1].sum(1)), interval

@@ -1,4 +1,4 @@
-"""Two evaluated runs side by side: what differs, and whether by more than chance of pictures."""
+"""Two evaluated runs side by side, and whether they differ by more than chance of pictures."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint import run_folder
+from common.runs import run_folder
 from report.analysis import ROUNDS, Counts, bootstrap, iou, mean_known, read_counts
 from utils import UserError
 
@@ -38,7 +38,7 @@ def read_run(result: Path, run: str) -> tuple[Counts, list[str], str]:
 
 
 def compare(result: Path, first: str, second: str) -> dict:
-    """What differs from the first to the second run, as it goes to a JSON file.
+    """The differences from the first to the second run, for a JSON file.
 
     Raises:
         UserError: they are not of the same pictures and classes.
@@ -77,7 +77,7 @@ def compare(result: Path, first: str, second: str) -> dict:
 
 
 def table(found: dict) -> list[str]:
-    """The lines to print of what `compare` found, without classes that do not occur."""
+    """The lines to print of a comparison, without classes that do not occur."""
     lines = [f"{'IoU':>24}        A        B     B - A  95 % interval"]
     for row in found["classes"] + found["means"]:
         if row["difference"] is not None:

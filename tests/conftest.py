@@ -1,4 +1,4 @@
-"""What the tests share: a tiny data set in ADE20K's layout, and a way to run the scripts."""
+"""What the tests share: a tiny data set in ADE20K's layout, flags, and a way to run the scripts."""
 
 import runpy
 import sys
@@ -13,6 +13,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def flags(**settings: object) -> list[str]:
+    """The settings as one types them: `--name`, its value, and so on."""
+    return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+
+
+# A real network on small pictures, without worker processes.
+SMALL = flags(
+    arch_encoder="resnet34_dilated16",
+    weights_encoder="none",
+    device="cpu",
+    amp="off",
+    imgSize=32,
+    segSize=32,
+    batch_size_per_gpu=3,
+    workers=0,
+)
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set of four classes: its folder, and the flags that name it."""
@@ -22,11 +40,13 @@ class Data:
 
     @property
     def flags(self) -> list[str]:
-        return [
-            *("--list_train", f"{self.folder}/train.txt", "--list_val", f"{self.folder}/val.txt"),
-            *("--root_img", f"{self.folder}/images", "--root_seg", f"{self.folder}/annotations"),
-            *("--num_class", str(self.num_class)),
-        ]
+        return flags(
+            list_train=f"{self.folder}/train.txt",
+            list_val=f"{self.folder}/val.txt",
+            root_img=f"{self.folder}/images",
+            root_seg=f"{self.folder}/annotations",
+            num_class=self.num_class,
+        )
 
     def picture(self, name: str) -> Path:
         return self.folder / "images" / f"{name}.jpg"

@@ -22,6 +22,7 @@ from models.upsample import upsample_cross_entropy
 from .conftest import Data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch_decoder", DECODERS)
 def test_the_classic_recipe_gives_the_same_logits_loss_and_labels(arch_decoder: str) -> None:
     torch.manual_seed(0)
@@ -59,6 +60,7 @@ def broken() -> Job:
     raise ValueError("no such contender")
 
 
+@pytest.mark.slow
 def test_contenders_are_timed_and_weighed_in_processes_of_their_own() -> None:
     rows = compare({"small": partial(busy, 2**10), "large": partial(busy, 2**25)}, rounds=3)
     assert [row["contender"] for row in rows] == ["small", "large"]
@@ -67,6 +69,7 @@ def test_contenders_are_timed_and_weighed_in_processes_of_their_own() -> None:
     assert "| large |" in markdown({"Two": rows})
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_ends_the_comparison(capfd: pytest.CaptureFixture) -> None:
     with pytest.raises((EOFError, ConnectionError)):
         compare({"broken": broken}, rounds=1)

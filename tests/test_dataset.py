@@ -15,6 +15,7 @@ from dataset import (
     SegmentationDataset,
     TrainDataset,
     ValDataset,
+    batch_by_size,
     make_loader,
     read_list,
 )
@@ -115,6 +116,7 @@ def test_pictures_that_are_all_unreadable_are_no_epoch(data):
         training(data)[1, 0, True]
 
 
+@pytest.mark.slow
 def test_crops_are_scaled_by_a_half_to_one_and_a_half_placed_anywhere_and_mirrored(tmp_path):
     """Recovers scale, place and flip from pictures whose colours are their coordinates."""
     for folder in ("images", "annotations"):
@@ -185,6 +187,7 @@ def test_lists_may_have_empty_lines_and_any_line_ends(tmp_path):
     assert list(read_list(path)) == ["a/1.jpg"]
 
 
+@pytest.mark.slow
 def test_a_list_of_millions_stays_small(tmp_path):
     """Not a string for each line: workers share what is never written to."""
     path = tmp_path / "list.txt"
@@ -266,6 +269,7 @@ print(len(list(items)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell senders")
 def test_a_worker_outlives_everybody_s_signals_and_ends_with_its_process(data):
     paths = [data.folder / name for name in ("train.txt", "images", "annotations")]
@@ -299,3 +303,10 @@ def test_pictures_keep_the_memory_format_that_convolutions_want(data):
     images, _, _ = next(iter(make_loader(dataset(data), 0, batch_size=3)))
     assert images.shape == (3, 3, 64, 80)
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_hold_neighbours_of_one_size():
+    sizes = [4, 4, 4, 6, 4, 4]
+    items = [(np.zeros((3, s, s)), i) for i, s in enumerate(sizes)]
+    batches = [[i for _, i in batch] for batch in batch_by_size(items, 2)]
+    assert batches == [[0, 1], [2], [3], [4, 5]]

@@ -29,10 +29,25 @@ LISTS = {
     ]
     for split, (short, count) in PICTURES.items()
 }
-TOOLS = (
-    *("awk", "cut", "df", "dirname", "find", "mkdir", "mv", "perl", "rm", "sed", "sort", "wc"),
-    *("curl", "wget", "sha1sum", "shasum", "unzip"),
-)
+TOOLS = [
+    "awk",
+    "cut",
+    "df",
+    "dirname",
+    "find",
+    "mkdir",
+    "mv",
+    "perl",
+    "rm",
+    "sed",
+    "sort",
+    "wc",
+    "curl",
+    "wget",
+    "sha1sum",
+    "shasum",
+    "unzip",
+]
 BASH = shutil.which("bash")
 
 pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not installed")
@@ -292,6 +307,7 @@ def test_gives_up_after_a_few_attempts_and_keeps_what_it_has(
     assert either.zip.read_bytes() == archive[:1000]
 
 
+@pytest.mark.slow
 def test_wrong_checksum_is_refused_and_leaves_nothing_that_looks_finished(
     either: Setup, server: Server, archive: bytes
 ) -> None:
@@ -354,6 +370,7 @@ def test_missing_list_file_is_made_again(
     setup.assert_finished(archive)
 
 
+@pytest.mark.slow
 def test_fresh_copy_replaces_the_lists_of_an_earlier_one(setup: Setup, archive: bytes) -> None:
     setup.data.mkdir()
     for name in LISTS:

@@ -21,17 +21,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from checkpoint import find_run, read_config
-from classes import read_classes
+from common.classes import read_classes
+from common.devices import select_device
+from common.images import MAX_PIXELS, promised_pixels, read_label, read_picture
+from common.runs import find_run, read_config
 from dataset import SegmentationDataset, read_list
-from decoding import MAX_PIXELS, promised_pixels, read_label, read_picture
 from models import ModelBuilder, ModelError
 from models.weights import read_state
-from options import SHARED, complete
-from stress.files import Reader, encode, interlaced_png, run
-from utils import LONGEST_ERROR, UserError, result_names, select_device
+from options import SHARED, fill_from_run
+from stress.damaged_files import Reader, encode, interlaced_png, run
+from utils import LONGEST_ERROR, UserError, result_names
 
-from .conftest import Data, Result
+from .conftest import Data, Result, flags
 
 FIXTURES = [HealthCheck.function_scoped_fixture]  # each example writes its files anew
 
@@ -70,19 +71,40 @@ def assert_refused(result: Result, *culprits: str) -> None:
     assert all(culprit in result.err for culprit in culprits), result.err
 
 
-NAMES = st.one_of(
-    st.sampled_from(
-        [
-            *("../a.jpg", "/etc/passwd", "a/../../b.jpg", "..", ".", "~", "~/a.jpg", "./val/0.jpg"),
-            *("val/0.jpg", "val//0.jpg", "val/0.jpg/", "val", "\\..\\a.jpg", "x" * 5000, "-", "*"),
-            *("a\0b.jpg", "a\rb.jpg", "a\x1b[2Jb.jpg", "\u202egpj.a", "e\u0301.jpg", "a" * 255),
-            *("..jpg", "...", "val/.jpg", "UserError: a.jpg", "%s{0}", "file:///etc/passwd"),
-        ]
-    ),
-    st.text(max_size=30),
-)
+ODD_NAMES = [
+    "../a.jpg",
+    "/etc/passwd",
+    "a/../../b.jpg",
+    "..",
+    ".",
+    "~",
+    "~/a.jpg",
+    "./val/0.jpg",
+    "val/0.jpg",
+    "val//0.jpg",
+    "val/0.jpg/",
+    "val",
+    "\\..\\a.jpg",
+    "x" * 5000,
+    "-",
+    "*",
+    "a\0b.jpg",
+    "a\rb.jpg",
+    "a\x1b[2Jb.jpg",
+    "\u202egpj.a",
+    "e\u0301.jpg",
+    "a" * 255,
+    "..jpg",
+    "...",
+    "val/.jpg",
+    "UserError: a.jpg",
+    "%s{0}",
+    "file:///etc/passwd",
+]
+NAMES = st.one_of(st.sampled_from(ODD_NAMES), st.text(max_size=30))
 
 
+@pytest.mark.slow
 @examples(200)
 @given(content=st.one_of(st.binary(max_size=200), st.lists(NAMES, max_size=4)))
 def test_a_list_of_anything_names_files_within_the_folder_or_is_refused(content, data):
@@ -100,6 +122,7 @@ def test_a_list_of_anything_names_files_within_the_folder_or_is_refused(content,
                 assert file.resolve().is_relative_to(folder) and file.is_file()
 
 
+@pytest.mark.slow
 @examples(300)
 @given(names=st.lists(NAMES, min_size=1, max_size=6, unique=True))
 def test_results_stay_in_their_folder_however_names_are_spelt(names):
@@ -114,6 +137,7 @@ def test_results_stay_in_their_folder_however_names_are_spelt(names):
         assert folder == "/results" and os.path.splitext(file) == (result, ".png")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_of_the_results(script, data, foreign_run, monkeypatch):
     """Odd names of pictures that are there, through the whole of eval.py and test.py."""
     names = ["..jpg", "....jpg", ".hidden/..a.jpg", "a b/\u202eé\t.jpg", "'$(x)'.jpg", "-v.jpg"]
@@ -133,15 +157,11 @@ def test_nothing_is_written_outside_of_the_results(script, data, foreign_run, mo
     no_text = data.folder / "images" / os.fsdecode(b"caf\xe9.jpg")
     no_text.write_bytes(data.picture("val/0").read_bytes())
     before = {path for path in data.folder.parent.rglob("*") if "result" not in path.parts}
-    result = script(
-        *("eval.py", "--id", "run", *data.flags[2:], "--workers", "0", "--scales", "1"),
-        *("--visualize", "1"),
-    )
+    options = flags(id="run", workers=0, scales=1, visualize=1)
+    result = script("eval.py", *options, *data.flags[2:])
     assert result.code == 0, result.err
-    result = script(
-        *("test.py", "--id", "run", "--num_class", "4", "--imgSize", "32", "--result", "result"),
-        *("--test_img", f"{data.folder}/images/**/*.jpg"),
-    )
+    options = flags(id="run", num_class=4, imgSize=32, result="result")
+    result = script("test.py", *options, "--test_img", f"{data.folder}/images/**/*.jpg")
     assert result.code == 0, result.err
     after = {path for path in data.folder.parent.rglob("*") if "result" not in path.parts}
     assert after == before
@@ -154,6 +174,7 @@ CELLS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @examples(200)
 @given(
     content=st.one_of(
@@ -188,6 +209,7 @@ def mat_file(colours: object) -> bytes:
 COLOURS = np.arange(6, dtype=np.uint8).reshape(2, 3)
 
 
+@pytest.mark.slow
 @examples(30)
 @given(
     content=st.one_of(
@@ -242,6 +264,7 @@ SIGNATURES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @examples(300)
 @given(head=SIGNATURES, tail=st.binary(max_size=100))
 def test_bytes_that_are_no_picture_are_refused(head, tail, tmp_path):
@@ -294,12 +317,14 @@ def test_interlaced_labels_hold_their_values(tmp_path):
         assert (read_label(path, 20) == label - 1).all()
 
 
+@pytest.mark.slow
 def test_no_damage_to_a_file_is_lost():
     rows = run(300, seed=0)
     assert sum(injected for _, injected, _, _ in rows) == 300
     assert [row for row in rows if row[3]] == []
 
 
+@pytest.mark.slow
 def test_the_death_of_a_reader_is_told_and_outlived(tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(b"")
@@ -315,11 +340,17 @@ JSON = st.recursive(
     max_leaves=5,
 )
 SETTINGS = [
-    *("arch_encoder", "arch_decoder", "list_val", "root_img", "root_seg"),
-    *("num_class", "list_class"),
+    "arch_encoder",
+    "arch_decoder",
+    "list_val",
+    "root_img",
+    "root_seg",
+    "num_class",
+    "list_class",
 ]
 
 
+@pytest.mark.slow
 @examples(200)
 @given(
     content=st.one_of(
@@ -333,11 +364,12 @@ def test_settings_of_anything_are_what_flags_may_be_or_are_refused(content, tmp_
     path.write_bytes(content)
     args = SimpleNamespace(**dict.fromkeys(SETTINGS))
     with working_or_refused("config.json"):
-        complete(args, read_config(path))
+        fill_from_run(args, read_config(tmp_path))
         assert 0 < args.num_class < 2**16
         assert all(isinstance(getattr(args, name), str) for name in SETTINGS if name != "num_class")
 
 
+@pytest.mark.slow
 @examples(60)
 @given(
     name=st.sampled_from(SETTINGS),
@@ -428,65 +460,78 @@ def test_tensors_of_another_kind_are_refused(kind, tmp_path):
 
 OWN = {
     "train.py": [
-        *("weights_encoder", "weights_decoder", "list_train", "num_gpus", "batch_size_per_gpu"),
-        *("num_epoch", "optim", "lr_encoder", "beta1", "seed", "fix_bn", "vis", "compile"),
+        "weights_encoder",
+        "weights_decoder",
+        "list_train",
+        "num_gpus",
+        "batch_size_per_gpu",
+        "num_epoch",
+        "optim",
+        "lr_encoder",
+        "beta1",
+        "seed",
+        "fix_bn",
+        "vis",
+        "compile",
         "class_weight",
     ],
     "eval.py": [],
     "test.py": ["test_img", "json"],
-    "dataset.py": ["list", "make_list", "val_fraction", "seed"],
+    "prepare.py": ["list", "make_list", "val_fraction", "seed"],
 }
+ODD_VALUES = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "2147483647",
+    "9" * 5000,
+    "1e999",
+    "nan",
+    "-inf",
+    "1_0",
+    "٣",
+    " ",
+    "a\nb",
+    "x" * 5000,
+    "x/" * 3000,
+    "\udce9",
+    "../..",
+    "/dev/null/a",
+    "[",
+    "hpu",
+    "cuda:9",
+    "privateuseone",
+    "resnet34_dilated8",
+    "places365",
+    "%s",
+    "{}",
+    "=",
+    "-x",
+]
 VALUES = st.one_of(
-    st.sampled_from(
-        [
-            *(
-                "",
-                "-1",
-                "0",
-                "1",
-                "2147483647",
-                "9" * 5000,
-                "1e999",
-                "nan",
-                "-inf",
-                "1_0",
-                "٣",
-                " ",
-            ),
-            *(
-                "a\nb",
-                "x" * 5000,
-                "x/" * 3000,
-                "\udce9",
-                "../..",
-                "/dev/null/a",
-                "[",
-                "hpu",
-                "cuda:9",
-            ),
-            *("privateuseone", "resnet34_dilated8", "places365", "%s", "{}", "=", "-x"),
-        ]
-    ),
+    st.sampled_from(ODD_VALUES),
     st.text(st.characters(exclude_characters="\0*"), max_size=8),
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 @examples(120)
 @given(values=st.data())
 def test_flags_of_anything_end_a_script_in_one_line(name, values, script, data, foreign_run):
-    flags = values.draw(
+    drawn = values.draw(
         st.dictionaries(st.sampled_from([*SHARED, *OWN[name]]), VALUES, min_size=1, max_size=3)
     )
     required = {
         "train.py": [],
         "eval.py": ["id"],
         "test.py": ["id", "test_img"],
-        "dataset.py": ["list"],
+        "prepare.py": ["list"],
     }[name]
     sound = {"id": "run", "test_img": data.picture("val/0"), "list": "nowhere"}
-    args = [f"--{flag}={sound[flag]}" for flag in required if flag not in flags]
-    args += [f"--{flag}={value}" for flag, value in flags.items()]
+    args = [f"--{flag}={sound[flag]}" for flag in required if flag not in drawn]
+    args += [f"--{flag}={value}" for flag, value in drawn.items()]
     before = sorted(data.folder.parent.rglob("*"))
     # Whatever else may be sound, there is nothing to train on.
     absent = ["--root_img=nowhere"] if name == "train.py" else []
@@ -500,6 +545,7 @@ def test_a_suffix_of_anything_is_answered(suffix, data, foreign_run):
         find_run(foreign_run.parent, "run", suffix)
 
 
+@pytest.mark.slow
 @examples(100)
 @given(name=VALUES)
 def test_a_device_of_anything_is_one_or_is_refused(name):

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from inference import batch_by_size, predict, resize, scaled_size
+from inference import predict, resize, scaled_size
 from models import ModelBuilder, SegmentationModel
 
 
@@ -19,6 +18,7 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 64, 80), dtype=torch.uint8)
 
 
+@pytest.mark.slow
 def test_one_scale_is_the_argmax_of_the_upsampled_logits(model, images):
     with torch.no_grad():
         expected = F.interpolate(model(images), (50, 70), mode="bilinear").argmax(1)
@@ -35,6 +35,7 @@ def test_several_scales_are_averaged_as_probabilities(model, images):
     assert (predict(model, images, (64, 80), scales=(1.0, 1.5)) == expected).all()
 
 
+@pytest.mark.slow
 def test_the_short_side_sets_the_size_the_network_sees(model, images):
     seen = []
     hook = model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[-2:])))
@@ -50,19 +51,12 @@ def test_pictures_of_a_few_pixels_are_segmented(model):
 
 
 def test_sizes_keep_their_proportion():
-    assert scaled_size(480, 640, 384) == (384, 512)
-    assert scaled_size(640, 480, 384) == (512, 384)
-    assert scaled_size(7, 9, -1) == (7, 9)
+    assert scaled_size((480, 640), 384) == (384, 512)
+    assert scaled_size((640, 480), 384) == (512, 384)
+    assert scaled_size((7, 9), -1) == (7, 9)
 
 
 def test_shrinking_a_picture_does_not_alias():
     stripes = torch.zeros(1, 3, 64, 64)
     stripes[..., ::2] = 255
     assert resize(stripes, (16, 16)).std() < 10
-
-
-def test_batches_hold_neighbours_of_one_size():
-    sizes = [4, 4, 4, 6, 4, 4]
-    items = [(np.zeros((3, s, s)), i) for i, s in enumerate(sizes)]
-    batches = [[i for _, i in batch] for batch in batch_by_size(items, 2)]
-    assert batches == [[0, 1], [2], [3], [4, 5]]

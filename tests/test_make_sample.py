@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from classes import ADE20K_CLASSES
+from common.classes import ADE20K_CLASSES
 from dataset import SegmentationDataset
 
-from .conftest import ROOT, Result
+from .conftest import ROOT, Result, flags
 
 STREET = "sky building road sidewalk tree grass car person mountain water"
 ROOM = "wall floor ceiling windowpane door bed table chair painting lamp cabinet"
@@ -42,12 +42,14 @@ runpy.run_path("make_sample.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_processes_do_not_wait_for_the_threads_of_the_one_they_are_forked_from(tmp_path):
     command = [sys.executable, "-c", AFTER_THREADS, "--out", tmp_path, "--size", "96", "72"]
     few = ("--num_train", "2", "--num_val", "0", "--workers", "2")
     subprocess.run([*command, *few], cwd=ROOT / "data", check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_scenes_have_the_layout_of_ade20k_and_can_be_read(make, tmp_path):
     result = make("--out", tmp_path / "s", "--num_train", 3, "--num_val", 2, "--size", 96, 72)
     assert result.code == 0 and "3 training and 2 validation scenes" in result.out, result.err
@@ -67,18 +69,18 @@ def test_scenes_have_the_layout_of_ade20k_and_can_be_read(make, tmp_path):
             assert image.shape == (3, 72, 96) and (label < 150).all()
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_files_whatever_the_number_of_workers(make, tmp_path):
     for name, seed, workers in (("a", 5, 1), ("b", 5, 2), ("c", 6, 1)):
-        make(
-            *("--out", tmp_path / name, "--num_train", 4, "--num_val", 2),
-            *("--size", 64, 64, "--seed", seed, "--workers", workers),
-        )
+        options = flags(out=tmp_path / name, num_train=4, num_val=2, seed=seed, workers=workers)
+        make(*options, "--size", 64, 64)
     a, b, c = (digests(tmp_path / name) for name in "abc")
     assert a == b
     assert all(a[name] != c[name] for name in a if name.endswith(".jpg"))
     assert len({a[name] for name in a if name.endswith(".jpg")}) == 6
 
 
+@pytest.mark.slow
 def test_streets_and_rooms_show_the_classes_they_should(make, tmp_path):
     make("--out", tmp_path / "s", "--num_train", 40, "--num_val", 0, "--size", 96, 72)
     with (ROOT / ADE20K_CLASSES).open() as file:
@@ -97,9 +99,9 @@ def test_streets_and_rooms_show_the_classes_they_should(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--size", 32, 64), ("--num_train", -1), ("--num_val", "x"), ("--scenes", 3)]
+    "options", [("--size", 32, 64), ("--num_train", -1), ("--num_val", "x"), ("--scenes", 3)]
 )
-def test_bad_arguments_end_in_exit_code_2_and_leave_nothing(flags, make, tmp_path):
-    result = make("--out", tmp_path / "s", *flags)
-    assert result.code == 2 and flags[0] in result.err
+def test_bad_arguments_end_in_exit_code_2_and_leave_nothing(options, make, tmp_path):
+    result = make("--out", tmp_path / "s", *options)
+    assert result.code == 2 and options[0] in result.err
     assert not (tmp_path / "s").exists()

@@ -17,24 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-import train
-from checkpoint import Progress
-from classes import ADE20K_CLASSES, read_classes
-from dataset import TrainDataset, ValDataset, make_loader
-from distributed import Team
-from engine import validate
+from common.classes import ADE20K_CLASSES, read_classes
+from common.distributed import World
+from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from models import ModelBuilder, SegmentationModel
-from monitor import Monitor
-from optim import adjust_learning_rates, make_optimizer
+from training.optimizer import adjust_learning_rates, make_optimizer
+from training.options import make_parser
+from training.trainer import Trainer, TrainingData
+from visualize.video import open_video
 
-from .conftest import ROOT, Data
-
-# A real network on small pictures, without worker processes.
-SMALL = [
-    *("--arch_encoder", "resnet34_dilated16", "--weights_encoder", "none", "--device", "cpu"),
-    *("--amp", "off"),
-    *("--imgSize", "32", "--segSize", "32", "--batch_size_per_gpu", "3", "--workers", "0"),
-]
+from .conftest import ROOT, SMALL, Data, flags
 
 
 @pytest.fixture
@@ -62,11 +54,14 @@ def run(data: Data) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path):
     here = tmp_path / "here"
     result = script(
-        *("train.py", "--id", "mine", *SMALL, *data.flags),
-        *("--num_epoch", "3", "--ckpt_epoch", "2", "--eval_epoch", "2", "--disp_iter", "1"),
+        "train.py",
+        *SMALL,
+        *data.flags,
+        *flags(id="mine", num_epoch=3, ckpt_epoch=2, eval_epoch=2, disp_iter=1),
     )
     assert result.code == 0, result.err
     assert len(re.findall(r"^Epoch: \[\d\]\[\d/2\], Time: .*Loss: \d", result.out, re.M)) == 6
@@ -95,6 +90,7 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     assert sorted(path.name for path in here.glob("0_*")) == ["0_panel.png", "0_prediction.png"]
 
 
+@pytest.mark.slow
 def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_path):
     result = script("train.py", *SMALL, *data.flags, "--num_epoch", "1")
     assert result.code == 0, result.err
@@ -105,18 +101,20 @@ def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_computing_the_encoder_twice_gives_the_same_network(script, data):
     for run, value in (("once", 0), ("twice", 1)):
-        flags = ("--num_epoch", "2", "--grad_checkpoint", value)
-        assert script("train.py", "--id", run, *SMALL, *data.flags, *flags).code == 0
+        options = flags(id=run, num_epoch=2, grad_checkpoint=value)
+        assert script("train.py", *SMALL, *data.flags, *options).code == 0
     once, twice = (torch.load(f"ckpt/{run}/encoder_latest.pth") for run in ("once", "twice"))
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains(script, data):
-    flags = ("--num_epoch", "1", "--compile", "1")
-    result = script("train.py", "--id", "compiled", *SMALL, *data.flags, *flags)
+    options = flags(id="compiled", num_epoch=1, compile=1)
+    result = script("train.py", *SMALL, *data.flags, *options)
     assert result.code == 0, result.err
     assert script("eval.py", "--id", "compiled", "--workers", "0").code == 0
 
@@ -125,18 +123,18 @@ def test_compiling_where_it_cannot_work_is_refused_at_once(script, data, monkeyp
     def fail(_):
         raise RuntimeError("no compiler found\nand much more")
 
-    flags = ("train.py", "--id", "run", *SMALL, *data.flags, "--compile", "1")
-    assert "--grad_checkpoint" in script(*flags, "--grad_checkpoint", "1").err
+    command = ("train.py", "--id", "run", *SMALL, *data.flags, "--compile", "1")
+    assert "--grad_checkpoint" in script(*command, "--grad_checkpoint", "1").err
     monkeypatch.setattr(torch, "compile", fail)
-    result = script(*flags)
+    result = script(*command)
     assert result.code == 2 and result.err.count("\n") == 1
     assert "--compile 1" in result.err and "no compiler found" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_trains_evaluates_and_segments(script, data, amp):
-    flags = ("--num_epoch", "2", "--amp", amp)
-    result = script("train.py", "--id", "half", *SMALL, *data.flags, *flags)
+    result = script("train.py", *SMALL, *data.flags, *flags(id="half", num_epoch=2, amp=amp))
     assert result.code == 0, result.err
     losses = [float(loss) for loss in re.findall(r"Loss: (\S+)$", result.out, re.M)]
     assert all(np.isfinite(losses))
@@ -145,24 +143,22 @@ def test_half_precision_trains_evaluates_and_segments(script, data, amp):
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW"])
 def test_every_optimiser_lowers_the_loss(script, data, tmp_path, optim):
-    rates = ("--lr_encoder", "0.001", "--lr_decoder", "0.02")
-    result = script(
-        *("train.py", "--id", "mine", *SMALL, *data.flags, *rates),
-        *("--optim", optim, "--num_epoch", "8", "--eval_epoch", "8"),
-    )
+    options = flags(id="mine", optim=optim, num_epoch=8, eval_epoch=8)
+    rates = flags(lr_encoder=0.001, lr_decoder=0.02)
+    result = script("train.py", *SMALL, *data.flags, *options, *rates)
     assert result.code == 0, result.err
     with (tmp_path / "here/ckpt/mine/history.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
     assert min(losses[-2:]) < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_learning_rates_decay_every_iteration(script, data):
-    result = script(
-        *("train.py", "--id", "mine", *SMALL, *data.flags),
-        *("--num_epoch", "2", "--disp_iter", "1", "--lr_pow", "0.5"),
-    )
+    options = flags(id="mine", num_epoch=2, disp_iter=1, lr_pow=0.5)
+    result = script("train.py", *SMALL, *data.flags, *options)
     rates = [float(rate) for rate in re.findall(r"lr_decoder: ([\d.]+)", result.out)]
     assert rates == pytest.approx([0.01 * (1 - step / 4) ** 0.5 for step in range(4)], abs=1e-6)
     with open("ckpt/mine/history.csv") as file:
@@ -171,22 +167,20 @@ def test_learning_rates_decay_every_iteration(script, data):
     assert [10 * float(row["lr_encoder"]) for row in rows] == pytest.approx(rates[1::2], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
     parts = {
         "encoder": ModelBuilder.build_encoder("resnet34_dilated16", weights="none"),
         "decoder": ModelBuilder.build_decoder("psp_bilinear", num_class=data.num_class),
     }
-    flags = []
+    options = flags(id="mine", num_epoch=1, arch_decoder="psp_bilinear", fix_bn=1, weight_decay=0)
     for name, part in parts.items():
         for module in part.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
         torch.save(part.state_dict(), tmp_path / f"{name}.pth")
-        flags += [f"--weights_{name}", tmp_path / f"{name}.pth", f"--lr_{name}", "0.1"]
-    result = script(
-        *("train.py", "--id", "mine", *SMALL, *data.flags, *flags, "--num_epoch", "1"),
-        *("--arch_decoder", "psp_bilinear", "--fix_bn", "1", "--weight_decay", "0"),
-    )
+        options += [f"--weights_{name}", tmp_path / f"{name}.pth", f"--lr_{name}", "0.1"]
+    result = script("train.py", *SMALL, *data.flags, *options)
     assert result.code == 0, result.err
     for name, part in parts.items():
         trained = torch.load(tmp_path / f"here/ckpt/mine/{name}_latest.pth", weights_only=True)
@@ -196,10 +190,10 @@ def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
             assert torch.equal(trained[key], value) == of_batchnorm, key
 
 
-def test_each_part_has_its_own_learning_rate_and_decay(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", "--lr_encoder", "3", "--weight_decay", "0.5"])
+def test_each_part_has_its_own_learning_rate_and_decay():
+    args = make_parser("").parse_args(flags(lr_encoder=3, weight_decay=0.5))
     encoder, decoder = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    optimizer = make_optimizer(train.parse_args(), encoder, decoder)
+    optimizer = make_optimizer(args, encoder, decoder)
     adjust_learning_rates(optimizer, 0.1)
     for group, part, rate in zip(
         optimizer.param_groups, (encoder, decoder), (0.3, 0.001), strict=True
@@ -209,15 +203,16 @@ def test_each_part_has_its_own_learning_rate_and_decay(monkeypatch):
         assert group["momentum"] == 0.9
 
 
+@pytest.mark.slow
 def test_best_weights_are_those_of_the_highest_mean_iou(script, data, monkeypatch):
     """Scores 0.2, 0.5, 0.4: the second epoch's weights are the best ones."""
     scores = iter([0.2, 0.5, 0.4])
     monkeypatch.setattr(
-        "utils.ConfusionMatrix.scores",
+        "common.metrics.ConfusionMatrix.scores",
         lambda _: SimpleNamespace(mean_iou=next(scores), pixel_accuracy=0),
     )
-    flags = ("--num_epoch", "3", "--ckpt_epoch", "1")
-    result = script("train.py", "--id", "mine", *SMALL, *data.flags, *flags)
+    options = flags(id="mine", num_epoch=3, ckpt_epoch=1)
+    result = script("train.py", *SMALL, *data.flags, *options)
     assert result.code == 0, result.err
     best, *epochs = (
         torch.load(f"ckpt/mine/encoder_{kind}.pth", weights_only=True)["conv1.weight"]
@@ -226,6 +221,7 @@ def test_best_weights_are_those_of_the_highest_mean_iou(script, data, monkeypatc
     assert [torch.equal(best, weight) for weight in epochs] == [False, True, False, False]
 
 
+@pytest.mark.slow
 def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
     model = SegmentationModel(encoder, ModelBuilder.build_decoder(num_class=4)).train()
@@ -235,20 +231,20 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     labels[:40] = 0  # so that its mean is of fewer pixels than those of the others
     cv2.imwrite(str(data.label("val/0")), labels)
     dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=32, segSize=32)
-    args = SimpleNamespace(vis=tmp_path, id="run")
-    monitor = Monitor(tmp_path, 1, 1, torch.device("cpu"), writes=False)
-    rest = (Progress(), read_classes(ADE20K_CLASSES, 4), args, Team("cpu", 9))
-    losses = [
-        validate(
-            *(model, make_loader(dataset, 0, batch_size=size), *rest),
-            *(SimpleNamespace(signal=0), monitor),
-        )[0]
-        for size in (1, 3)
-    ]
+    args = make_parser("").parse_args(flags(id="run", ckpt=tmp_path, vis=tmp_path))
+    classes, world = read_classes(ADE20K_CLASSES, 4), World("cpu", 9)
+    world.rank = 1  # which shows nothing
+    sampler = EpochSampler(3, batch_size=3, seed=1)
+    losses = []
+    for size in (1, 3):
+        loader = make_loader(dataset, 0, batch_size=size)
+        sets = TrainingData(loader, sampler, loader, classes, None)
+        losses.append(Trainer(args, model, sets, world).validate()[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_every_epoch_has_crops_of_its_own(script, data, monkeypatch):
     keys = []
     load = TrainDataset.__getitem__
@@ -259,12 +255,11 @@ def test_every_epoch_has_crops_of_its_own(script, data, monkeypatch):
     assert sorted(keys) == [(epoch, index, True) for epoch in (1, 2) for index in range(6)]
 
 
+@pytest.mark.slow
 def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
-    for name, workers in (("a", "0"), ("b", "2")):
-        script(
-            *("train.py", "--id", name, *SMALL, *data.flags),
-            *("--num_epoch", "2", "--workers", workers),
-        )
+    for name, workers in (("a", 0), ("b", 2)):
+        options = flags(id=name, num_epoch=2, workers=workers)
+        script("train.py", *SMALL, *data.flags, *options)
     a, b = (
         torch.load(tmp_path / f"here/ckpt/{name}/encoder_latest.pth", weights_only=True)
         for name in "ab"
@@ -272,13 +267,15 @@ def test_two_trainings_with_one_seed_are_the_same(script, data, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_training_says_so_once_and_goes_on(script, data, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    flags = [flag for flag in SMALL if flag not in ("--device", "cpu")]
-    result = script("train.py", *flags, *data.flags, "--num_epoch", "1")
+    small = [flag for flag in SMALL if flag not in ("--device", "cpu")]
+    result = script("train.py", *small, *data.flags, "--num_epoch", "1")
     assert result.code == 0 and result.out.count("No GPU found") == 1
 
 
+@pytest.mark.slow
 def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, run, tmp_path):
     names = tmp_path / "classes.csv"
     names.write_text("index,name,r,g,b\n1,sky,1,1,1\n2,grass,2,2,2\n3,block,3,3,3\n4,ufo,4,4,4\n")
@@ -298,12 +295,19 @@ def test_eval_prints_and_writes_the_scores_of_the_whole_pictures(script, data, r
     assert scores["pictures"] == 3
 
 
+@pytest.mark.slow
 def test_eval_scores_alike_in_batches_and_one_by_one(script, data, run, tmp_path):
     confusions = []
     for batch_size in (1, 3):
         result = script(
-            *("eval.py", "--id", "run", "--amp", "off", "--workers", "0"),
-            *("--batch_size", batch_size, "--result", tmp_path / str(batch_size)),
+            "eval.py",
+            *flags(
+                id="run",
+                amp="off",
+                workers=0,
+                batch_size=batch_size,
+                result=tmp_path / str(batch_size),
+            ),
         )
         assert result.code == 0, result.err
         scores = json.loads((tmp_path / f"{batch_size}/run/scores.json").read_text())
@@ -311,25 +315,29 @@ def test_eval_scores_alike_in_batches_and_one_by_one(script, data, run, tmp_path
     assert confusions[0] == pytest.approx(confusions[1], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "sizes"),
+    ("options", "sizes"),
     [
-        ((), [(32, 40), (48, 60), (64, 80), (80, 100), (96, 120)]),
-        (("--scales", "1", "--imgSize", "48"), [(48, 60)]),
+        ([], [(32, 40), (48, 60), (64, 80), (80, 100), (96, 120)]),
+        (flags(scales=1, imgSize=48), [(48, 60)]),
     ],
 )
-def test_eval_shows_the_network_each_picture_at_each_scale(flags, sizes, script, run, monkeypatch):
+def test_eval_shows_the_network_each_picture_at_each_scale(
+    options, sizes, script, run, monkeypatch
+):
     seen = []
     forward = SegmentationModel.forward
     monkeypatch.setattr(
         "models.SegmentationModel.forward",
         lambda self, images: seen.append(tuple(images.shape[-2:])) or forward(self, images),
     )
-    result = script("eval.py", "--id", "run", "--num_val", "2", "--workers", "0", *flags)
+    result = script("eval.py", *flags(id="run", num_val=2, workers=0), *options)
     assert result.code == 0 and "2 pictures" in result.out, result.err
     assert seen == sizes * 2
 
 
+@pytest.mark.slow
 def test_test_scales_the_short_side_to_the_size_asked_for(script, data, run, monkeypatch, tmp_path):
     seen = []
     forward = SegmentationModel.forward
@@ -344,13 +352,15 @@ def test_test_scales_the_short_side_to_the_size_asked_for(script, data, run, mon
     assert Image.open(tmp_path / "here/0_prediction.png").size == (40, 32)
 
 
+@pytest.mark.slow
 def test_eval_takes_a_plain_pair_of_weights_with_the_flags(script, data, run):
     (run / "config.json").unlink()
-    flags = ("--arch_encoder", "resnet34_dilated16", *data.flags[2:])
-    result = script("eval.py", "--id", "run", "--scales", "1", "--workers", "0", *flags)
+    options = flags(id="run", scales=1, workers=0, arch_encoder="resnet34_dilated16")
+    result = script("eval.py", *options, *data.flags[2:])
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_eval_draws_the_pictures_on_demand(script, run, tmp_path):
     script("eval.py", "--id", "run", "--scales", "1", "--workers", "0")
     files = {path.name for path in (tmp_path / "here/result/run").iterdir()}
@@ -359,10 +369,9 @@ def test_eval_draws_the_pictures_on_demand(script, run, tmp_path):
     assert len(list((tmp_path / "here/result/run").glob("val_?.png"))) == 3
 
 
+@pytest.mark.slow
 def test_eval_may_score_at_another_size(script, data, run, tmp_path):
-    result = script(
-        "eval.py", "--id", "run", "--imgSize", "48", "--segSize", "32", "--workers", "0"
-    )
+    result = script("eval.py", *flags(id="run", imgSize=48, segSize=32, workers=0))
     assert result.code == 0, result.err
     scores = json.loads((tmp_path / "here/result/run/scores.json").read_text())
     labels = [cv2.imread(str(data.label(f"val/{i}")), cv2.IMREAD_UNCHANGED) for i in range(3)]
@@ -371,11 +380,10 @@ def test_eval_may_score_at_another_size(script, data, run, tmp_path):
     assert sky["share"] == pytest.approx((half == 1).sum() / (half > 0).sum(), abs=0.02)
 
 
+@pytest.mark.slow
 def test_label_maps_hold_class_indices_from_1_at_the_pictures_size(script, data, run, tmp_path):
-    result = script(
-        *("test.py", "--id", "run", "--test_img", data.picture("val/0"), "--visualize", "0"),
-        *("--result", tmp_path / "out"),
-    )
+    options = flags(test_img=data.picture("val/0"), visualize=0, result=tmp_path / "out")
+    result = script("test.py", "--id", "run", *options)
     assert result.code == 0, result.err
     (path,) = (tmp_path / "out").iterdir()
     labels = np.array(Image.open(path))
@@ -385,12 +393,14 @@ def test_label_maps_hold_class_indices_from_1_at_the_pictures_size(script, data,
     assert f"val/0.jpg: class {index} {count / labels.size:.1%}" in result.out
 
 
+@pytest.mark.slow
 def test_a_folder_or_a_glob_of_any_formats_is_segmented(script, data, run, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     image = Image.open(data.picture("val/0"))
     for name in ("a.jpg", "a.png", "b.webp", "c.BMP"):
         image.save(folder / name)
+    image.save(folder / ".partial.12ab.png")  # of a script that was killed
     (folder / "notes.txt").write_text("not a picture")
     out = tmp_path / "out"
     names = {"a", "a_png", "b", "c"}
@@ -402,24 +412,30 @@ def test_a_folder_or_a_glob_of_any_formats_is_segmented(script, data, run, tmp_p
         assert written == {f"{name}_prediction.png" for name in names}
     result = script("test.py", "--id", "run", "--test_img", f"{folder}/[ab].*g", "--result", out)
     assert result.code == 0 and "Segmented 2 of 2" in result.out, result.err
-    result = script(
-        "test.py", "--id", "run", "--test_img", folder, "--num_val", "3", "--result", out
-    )
+    result = script("test.py", *flags(id="run", test_img=folder, num_val=3, result=out))
     assert "Segmented 3 of 3" in result.out
 
 
+@pytest.mark.slow
 def test_pictures_in_batches_get_the_labels_they_get_alone(script, data, run, tmp_path):
     for size in (1, 3):
         script(
-            *("test.py", "--id", "run", "--test_img", data.folder / "images/val"),
-            *("--batch_size", size, "--result", tmp_path / f"out{size}", "--visualize", "0"),
-            *("--amp", "off"),
+            "test.py",
+            *flags(
+                id="run",
+                test_img=data.folder / "images/val",
+                batch_size=size,
+                result=tmp_path / f"out{size}",
+                visualize=0,
+                amp="off",
+            ),
         )
     for i in range(3):
         maps = [np.array(Image.open(tmp_path / f"out{s}/{i}_prediction.png")) for s in (1, 3)]
         assert (maps[0] == maps[1]).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_a_bad_picture_spoils_no_other(script, data, run, tmp_path):
     folder = data.folder / "images/val"
     (folder / "1.jpg").write_text("hello")
@@ -432,14 +448,15 @@ def test_a_bad_picture_spoils_no_other(script, data, run, tmp_path):
     assert page.count("<img") == 2 and page.count("<li>") == 1 and "1.jpg is not a picture" in page
 
 
+@pytest.mark.slow
 def test_several_pictures_get_a_page_of_their_panels_and_a_single_one_does_not(
     script, data, run, tmp_path
 ):
     folder, out = data.folder / "images/val", tmp_path / "out"
     for where in (f"{folder}/0.jpg", folder, f"{folder}/[01].jpg", folder):
         visualize = "0" if (out / "index.html").exists() and where == folder else "1"
-        flags = ("--result", out, "--visualize", visualize)
-        result = script("test.py", "--id", "run", "--test_img", where, *flags)
+        options = flags(id="run", test_img=where, result=out, visualize=visualize)
+        result = script("test.py", *options)
         assert result.code == 0, result.err
         if where == f"{folder}/0.jpg":
             assert not (out / "index.html").exists()
@@ -455,6 +472,7 @@ def test_several_pictures_get_a_page_of_their_panels_and_a_single_one_does_not(
     assert (out / "index.html").read_text() == "my home page"
 
 
+@pytest.mark.slow
 def test_json_is_a_line_a_picture_with_shares_that_sum_to_one(script, data, run, monkeypatch):
     folder = data.folder / "images/val"
     (folder / "1.jpg").write_text("hello")
@@ -471,6 +489,40 @@ def test_json_is_a_line_a_picture_with_shares_that_sum_to_one(script, data, run,
         assert all(c["name"] == f"class {c['index']}" for c in picture["classes"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("test.py", "result/0_prediction.png"),
+        ("test.py", "result/0_panel.png"),
+        ("eval.py", "result/run/val_1.png"),
+    ],
+)
+def test_a_picture_that_the_disk_has_no_room_for_leaves_the_earlier_one(
+    name, target, script, data, run, monkeypatch
+):
+    save, target = Image.Image.save, Path(target)
+
+    def save_a_part(self, file, *args, **kwargs):
+        if not file.name.endswith(target.name):
+            return save(self, file, *args, **kwargs)
+        file.write(b"half of a pic")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", save_a_part)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"the earlier one")
+    options = {
+        "test.py": flags(test_img=data.picture("val/0"), imgSize=32),
+        "eval.py": flags(scales=1, workers=0),
+    }[name]
+    result = script(name, *flags(id="run", visualize=1, result="result"), *options)
+    message = f"{name}: error: cannot write {target}: No space left on device\n"
+    assert result.code == 2 and result.err == message
+    assert target.read_bytes() == b"the earlier one"
+    assert not [path for path in Path("result").rglob("*") if ".partial" in path.name]
+
+
 @pytest.fixture
 def clip(data: Data) -> Path:
     """A video of seven frames, 80 x 64, 10 a second."""
@@ -483,9 +535,10 @@ def clip(data: Data) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_video_comes_back_with_as_many_frames_and_the_classes_over_them(script, run, clip):
-    flags = ("--imgSize", "32", "--batch_size", "3", "--result", "out")
-    result = script("test.py", "--id", "run", "--test_img", clip, *flags)
+    options = flags(id="run", test_img=clip, imgSize=32, batch_size=3, result="out")
+    result = script("test.py", *options)
     assert result.code == 0 and "Segmented 7 frames" in result.out, result.err
     (path,) = Path("out").iterdir()
     assert path.name == "clip_panel.mp4"
@@ -493,25 +546,42 @@ def test_a_video_comes_back_with_as_many_frames_and_the_classes_over_them(script
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     frames = [video.read()[1] for _ in range(8)]
     assert frames[7] is None and {frame.shape for frame in frames[:7]} == {(64, 80, 3)}
-    result = script("test.py", "--id", "run", "--test_img", clip, *flags, "--num_val", "2")
+    result = script("test.py", *options, "--num_val", "2")
     assert "Segmented 2 frames" in result.out
 
 
+@pytest.mark.slow
 def test_json_of_a_video_is_a_line_a_frame(script, run, clip):
-    flags = ("--imgSize", "32", "--json", "1", "--visualize", "0", "--result", "out")
-    result = script("test.py", "--id", "run", "--test_img", clip, *flags)
+    options = flags(imgSize=32, json=1, visualize=0, result="out")
+    result = script("test.py", "--id", "run", "--test_img", clip, *options)
     frames = [json.loads(line) for line in result.out.splitlines()]
     assert [frame["frame"] for frame in frames] == [*range(7)]
     assert all(sum(c["share"] for c in f["classes"]) == pytest.approx(1) for f in frames)
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_video_that_cannot_be_read_is_one_line_and_leaves_nothing(script, run, clip):
     before = sorted(Path().rglob("*"))
     clip.write_bytes(clip.read_bytes()[:300])
     result = script("test.py", "--id", "run", "--test_img", clip, "--result", "out")
     assert result.code == 2 and result.err.count("\n") == 1 and "clip.avi" in result.err
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_video_that_the_disk_has_no_room_for_leaves_the_earlier_one(
+    script, run, clip, monkeypatch
+):
+    # The video that is checked has more frames than were written.
+    monkeypatch.setattr("visualize.video.open_video", lambda _: open_video(clip))
+    target = Path("out/clip_panel.mp4")
+    target.parent.mkdir()
+    target.write_bytes(b"the earlier one")
+    options = flags(test_img=clip, imgSize=32, num_val=2, result="out")
+    result = script("test.py", "--id", "run", *options)
+    assert result.code == 2 and result.err.count("\n") == 1 and str(target) in result.err
+    assert target.read_bytes() == b"the earlier one" and list(Path("out").iterdir()) == [target]
 
 
 def spoil_list(data: Data) -> None:
@@ -599,6 +669,7 @@ BAD_TRAINING = {
 DECODED = (spoil_size, spoil_label, spoil_jpeg, spoil_text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "workers"),
     [(case, 0) for case in BAD_TRAINING]
@@ -607,20 +678,21 @@ DECODED = (spoil_size, spoil_label, spoil_jpeg, spoil_text)
 def test_bad_training_input_is_one_line_exit_code_2_and_leaves_nothing(
     case, workers, script, data, run, tmp_path
 ):
-    spoil, flags, culprits = BAD_TRAINING[case]
+    spoil, options, culprits = BAD_TRAINING[case]
     if spoil:
         spoil(data)
     before = sorted(path for path in (tmp_path / "here").rglob("*"))
-    result = script("train.py", "--id", "new", *SMALL, *data.flags, "--workers", workers, *flags)
+    usual = flags(id="new", workers=workers)
+    result = script("train.py", *SMALL, *data.flags, *usual, *options)
     assert result.code == 2 and result.err.count("\n") == 1, result.err
     assert result.err.startswith("train.py: error: ")
     assert all(culprit in result.err for culprit in culprits), result.err
     assert sorted(path for path in (tmp_path / "here").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_ends_in_one_line_and_leaves_only_its_log(script, data):
-    flags = ("--id", "new", *SMALL, *data.flags, "--lr_encoder", "1e30")
-    result = script("train.py", *flags)
+    result = script("train.py", "--id", "new", *SMALL, *data.flags, "--lr_encoder", "1e30")
     assert result.code == 2 and result.err.count("\n") == 1
     assert all(culprit in result.err for culprit in ("epoch 1", "--lr_encoder", "at train/"))
     (log,) = Path("ckpt/new").iterdir()
@@ -640,20 +712,22 @@ BAD_USE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_USE)
 @pytest.mark.parametrize("name", ["eval.py", "test.py"])
 def test_a_run_that_does_not_fit_is_one_line_and_exit_code_2(
     case, name, script, data, run, tmp_path
 ):
-    flags, culprits = BAD_USE[case]
+    options, culprits = BAD_USE[case]
     before = sorted(path for path in (tmp_path / "here").rglob("*"))
     picture = ("--test_img", data.picture("val/0")) if name == "test.py" else ()
-    result = script(name, "--id", "run", *picture, *flags)
+    result = script(name, "--id", "run", *picture, *options)
     assert result.code == 2 and result.err.count("\n") == 1, result.err
     assert all(culprit in result.err for culprit in culprits), result.err
     assert sorted(path for path in (tmp_path / "here").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(script, data, run):
     path = run / "encoder_best.pth"
     path.write_bytes(path.read_bytes()[:10_000])
@@ -671,12 +745,13 @@ def test_settings_of_another_kind_are_named(name, value, script, run):
     assert result.code == 2 and result.err.count("\n") == 1 and str(value) in result.err
 
 
+@pytest.mark.slow
 def test_a_script_may_be_called_from_anywhere(script, data, run, tmp_path):
     Path("data").unlink()
-    flags = ("--num_class", "150", "--test_img", data.picture("val/0"))
     decoder = ModelBuilder.build_decoder()
     torch.save(decoder.state_dict(), run / "decoder_best.pth")
-    result = script("test.py", "--id", "run", *flags)
+    options = flags(id="run", num_class=150, test_img=data.picture("val/0"))
+    result = script("test.py", *options)
     assert result.code == 0, result.err
 
 
@@ -693,12 +768,12 @@ def test_what_is_no_bug_ends_with_one_line(error, code, message, script, monkeyp
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("checkpoint.find_run", fail)
+    monkeypatch.setattr("common.runs.find_run", fail)
     result = script("eval.py", "--id", "run")
     assert result.code == code and message in result.err and result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train.py", "eval.py", "test.py", "dataset.py"])
+@pytest.mark.parametrize("name", ["train.py", "eval.py", "test.py", "prepare.py"])
 def test_ctrl_c_while_modules_load_is_no_traceback(name):
     command = [sys.executable, "-X", "importtime", str(ROOT / name), "--help"]
     with subprocess.Popen(
@@ -714,11 +789,12 @@ def test_a_bug_is_a_traceback(script, monkeypatch):
     def fail(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("checkpoint.find_run", fail)
+    monkeypatch.setattr("common.runs.find_run", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         script("eval.py", "--id", "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["empty", "nowhere.jpg", "empty/*.jpg"])
 def test_no_picture_to_segment_is_one_line_and_exit_code_2(where, script, run):
     Path("empty").mkdir()
@@ -726,14 +802,15 @@ def test_no_picture_to_segment_is_one_line_and_exit_code_2(where, script, run):
     assert result.code == 2 and result.err.count("\n") == 1 and where in result.err
 
 
+@pytest.mark.slow
 def test_labels_counted_from_0_train_and_score_as_those_from_1_do(script, data):
-    flags = [*SMALL, *data.flags, "--num_epoch", "1"]
-    assert script("train.py", "--id", "from_1", *flags).code == 0
+    options = [*SMALL, *data.flags, "--num_epoch", "1"]
+    assert script("train.py", "--id", "from_1", *options).code == 0
     for path in data.folder.glob("annotations/*/*.png"):
         cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) - 1)
-    wrong = script("train.py", "--id", "wrong", *flags)
+    wrong = script("train.py", "--id", "wrong", *options)
     assert wrong.code == 2 and "--label_offset 0" in wrong.err
-    assert script("train.py", "--id", "from_0", *flags, "--label_offset", "0").code == 0
+    assert script("train.py", "--id", "from_0", *options, "--label_offset", "0").code == 0
     one, zero = (
         torch.load(f"ckpt/{run}/encoder_best.pth", weights_only=True)
         for run in ("from_1", "from_0")
@@ -745,6 +822,7 @@ def test_labels_counted_from_0_train_and_score_as_those_from_1_do(script, data):
     assert wrong.code == 2 and "--label_offset would make" in wrong.err
 
 
+@pytest.mark.slow
 def test_a_label_out_of_range_ends_the_evaluation(script, data, run):
     Image.fromarray(np.full((64, 80), 9, np.uint8)).save(data.label("val/2"))
     result = script("eval.py", "--id", "run")
@@ -752,6 +830,7 @@ def test_a_label_out_of_range_ends_the_evaluation(script, data, run):
     assert not Path("result").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "test.py"])
 def test_help_lists_the_flags_with_their_defaults(name, script):
     result = script(name, "--help")

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-MOST_MARKED = 40  # epochs, each of which has a dot on a curve
+MOST_MARKED = 40  # epochs; with more, they have no dots on the curves
 
 
 def history_figures(history: Sequence[dict[str, float]]) -> dict[str, Figure]:
     """The curves of a run's history, a row an epoch, by the names of their files.
 
-    What an epoch lacks, as it was not validated, say, is a gap that a curve bridges.
+    A curve bridges the epochs without a value, such as those without a validation.
     """
     losses = {"train_loss": "training", "val_loss": "validation"}
     rates = {"lr_encoder": "encoder", "lr_decoder": "decoder"}
@@ -45,13 +45,13 @@ def history_figures(history: Sequence[dict[str, float]]) -> dict[str, Figure]:
 def new_figure(
     history: Sequence[dict[str, float]], heights: Sequence[int]
 ) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with axes under one another that have the epochs in common."""
+    """A figure with axes below one another that share the epochs."""
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     axes = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[-1].set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-    return figure, axes
+    return figure, list(axes)
 
 
 def draw_curves(
@@ -83,7 +83,7 @@ def draw_curves(
 
 
 def mark_best(axes: Axes, history: Sequence[dict[str, float]]) -> None:
-    """Mark the first epoch of the highest mean IoU, and write down what that was."""
+    """Mark the first epoch with the highest mean IoU, and write that beside it."""
     scored = [row for row in history if "mean_iou" in row]
     if not scored:
         return

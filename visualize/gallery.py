@@ -1,6 +1,6 @@
-"""A page that shows the panels of many pictures; it opens from the disk, beside the panels' files.
+"""A page that shows the panels of many pictures; it opens from the disk, beside their files.
 
-There is no script in it, and text of others (names of files and classes) is escaped.
+It has no script, and text of others (names of files and classes) is escaped.
 """
 
 import os
@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from checkpoint import write_whole
+from common.files import write_atomically
 from utils import UserError
 
 MARK = '<meta name="generator" content="test.py">'
@@ -47,7 +47,7 @@ figcaption span, ul {{ color: var(--soft); font-size: .9rem; }}
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of a picture: its name, its classes, its panel (file, width, height)."""
+    """A picture on the page: its name, its classes, its panel (file, width, height)."""
 
     name: str
     classes: str
@@ -57,10 +57,10 @@ class Card:
 
 
 def check_index(path: Path) -> None:
-    """See that a page may be written there.
+    """Check that a page may be written there.
 
     Raises:
-        UserError: there is one of somebody else's.
+        UserError: somebody else's page is there.
     """
     if os.path.lexists(path) and MARK.encode() not in path.read_bytes()[:1000]:
         raise UserError(
@@ -73,9 +73,9 @@ def write_index(path: Path, title: str, cards: Sequence[Card], unreadable: Seque
 
     Args:
         path: of the page, in the folder of the panels.
-        title: what is above them.
+        title: of the page.
         cards: the pictures.
-        unreadable: what is wrong with each of those that could not be read.
+        unreadable: why some pictures could not be read.
     """
     figures = [
         f'<figure><a href="{quote(os.fsencode(card.panel))}">'
@@ -96,4 +96,4 @@ def write_index(path: Path, title: str, cards: Sequence[Card], unreadable: Seque
         lines += ["</ul>"]
     page = "\n".join([*lines, "</body>\n</html>\n"])
     # A name that is no valid text has question marks in it.
-    write_whole(path, lambda file: file.write(page.encode(errors="replace")))
+    write_atomically(path, lambda file: file.write(page.encode(errors="replace")))

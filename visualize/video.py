@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.files import atomic_path
 from utils import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -21,16 +22,16 @@ def open_video(path: Path) -> cv2.VideoCapture:
     Raises:
         UserError: it cannot be decoded.
     """
-    hush()
-    # A path from the root is taken for no address and no pattern of several files' names.
+    silence_ffmpeg()
+    # An absolute path is never mistaken for an address or a pattern of file names.
     video = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     if not video.isOpened():
         raise UserError(f"{path} is not a video that can be decoded: damaged, cut short or foreign")
     return video
 
 
-def hush() -> None:
-    """Keep FFmpeg, which looks here when it is first used, from messages beside our own."""
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg from messages of its own; it reads this variable when it is first used."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
@@ -51,17 +52,16 @@ def read_frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 @contextmanager
 def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives what writes a frame H x W x 3, RGB. The file is there once all of them are.
+    """Yield the function that writes a frame H x W x 3, RGB; in the end the file is there, whole.
 
-    All frames get the size of the first one, of which the codec takes even sides only: an odd one
-    loses a pixel.
+    All frames get the size of the first one. The codec takes even sides only: an odd one loses a
+    pixel.
 
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     writer, count, size = cv2.VideoWriter(), 0, (0, 0)
-    hush()
+    silence_ffmpeg()
 
     def write(frame: np.ndarray) -> None:
         nonlocal count, size
@@ -78,14 +78,11 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         count += 1
 
-    try:
-        yield write
-        writer.release()
-        if count:
-            # The writer does not tell of a full disk.
-            if open_video(partial).get(cv2.CAP_PROP_FRAME_COUNT) != count:
-                raise UserError(f"cannot write {path}: it is not whole; is the disk full?")
-            os.replace(partial, path)
-    finally:
-        writer.release()
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as partial:
+        try:
+            yield write
+        finally:
+            writer.release()
+        # The writer does not tell of a full disk.
+        if count and open_video(partial).get(cv2.CAP_PROP_FRAME_COUNT) != count:
+            raise UserError(f"cannot write {path}: it is not whole; is the disk full?")

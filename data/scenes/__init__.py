@@ -1,4 +1,4 @@
-"""One scene after the other: its number says which, a seed says how, and a lens finishes it."""
+"""Synthetic scenes: a seed and a number give a picture of a street or a room, and its labels."""
 
 import cv2
 import numpy as np
@@ -11,13 +11,13 @@ SPLITS = ("train", "val")
 
 
 def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn light (rows, columns, 3) into an 8-bit photograph: exposure, lens and sensor."""
+    """Turn light (rows, columns, 3) into an 8-bit picture as a camera does, with blur and noise."""
     rows, columns = image.shape[:2]
     y, x = np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
     vignette = 1 - rng.uniform(0.04, 0.16) * (x**2 + y**2)
     balance = rng.normal(1, 0.02, 3)
     image = image * (rng.uniform(0.88, 1.12) * vignette[..., None] * balance)
-    # Highlights roll off as on film instead of clipping.
+    # Highlights are compressed rather than clipped.
     image = np.where(image > 0.7, 0.7 + 0.3 * np.tanh((image - 0.7) / 0.3), image)
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.2, 0.5))
     image = image + rng.uniform(0.003, 0.008) * rng.standard_normal((rows, columns, 1), np.float32)

@@ -34,7 +34,7 @@ def draw_style(rng: np.random.Generator, mood: StreetMood) -> Style:
         wall=wall,
         trim=mix(wall, pigment(rng, 0.6), 0.7),
         glass=mix((0.2, 0.26, 0.33), mood.zenith, 0.25),
-        masonry=rng.integers(3),
+        masonry=int(rng.integers(3)),
         storey=rng.uniform(2.7, 3.3),
         bay=rng.uniform(1.9, 3.0),
         pane=tuple(rng.uniform((0.9, 1.3), (1.3, 1.8))),
@@ -135,8 +135,8 @@ def draw_building(
 ) -> None:
     """Put up a building with a flat roof.
 
-    Its front runs from the `corner` (X, Z) along Z, and it reaches from there away from the road:
-    to the right if `side` is 1, to the left if it is -1.
+    Its front runs from the `corner` (X, Z) along Z. The building is to the right of it if `side` is
+    1, to the left if it is -1.
     """
     (x, z), tall, deep = corner, rng.uniform(6.5, 19), side * rng.uniform(8, 12)
     scale, style = world.rows / 16, draw_style(rng, mood)

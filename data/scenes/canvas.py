@@ -1,4 +1,4 @@
-"""Flat drawing: a picture and its label map, changed by the same calls and the same mask."""
+"""Flat drawing: each call changes a picture and its label map at the same pixels."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 Colour = Sequence[float] | np.ndarray  # red, green, blue; 1 is white in full light, more glows
-Points = Sequence[Sequence[float]] | np.ndarray  # one row a point, or a single point
+Point = Sequence[float] | np.ndarray  # the coordinates of a point or of a vector
+Points = Sequence[Point] | np.ndarray  # one row a point
 
 SUBPIXEL_BITS = 4  # of the fixed-point coordinates that OpenCV draws with
 
@@ -42,8 +43,8 @@ class Ade(IntEnum):
     LAMP = 37
 
 
-# One box of gouache for everything that people paint, weave or wear: walls, cars, doors and coats
-# share it, so that a colour by itself says little about a class.
+# The colours of everything that people paint, weave or wear. Walls, cars, doors and coats share
+# them, so that a colour alone says little about a class.
 PIGMENTS = np.array(
     [
         (0.93, 0.90, 0.83),
@@ -72,9 +73,9 @@ PIGMENTS = np.array(
 def pigment(
     rng: np.random.Generator, pale: float = 0.0, unlike: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draw a colour (3,) from the common box, mixed with the share `pale` of white.
+    """Draw a colour (3,) near one of `PIGMENTS`, mixed with the share `pale` of white.
 
-    It can be told from the colour `unlike`.
+    It differs visibly from the colour `unlike`.
     """
     while True:
         colour = rng.choice(PIGMENTS) * rng.uniform(0.88, 1.1) + rng.normal(0, 0.02, 3)
@@ -83,24 +84,24 @@ def pigment(
             return colour
 
 
-def mix(first: Colour, second: Colour, share: float) -> np.ndarray:
-    """Blend two colours; `share` is how much of the second."""
+def mix(first: Colour, second: Colour, share: float | np.ndarray) -> np.ndarray:
+    """Blend two colours; `share` is how much of the second, one or an array of them (..., 1)."""
     return (1 - share) * np.asarray(first) + share * np.asarray(second)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
-    """Draw smooth noise (height, width) of about unit size, its widest spots of `cell` pixels.
+    """Draw smooth noise (height, width) of about unit variance, its widest spots `cell` pixels.
 
-    It has up to three octaves, none of them finer than two pixels. However large the noise, it
-    takes a single number from `rng`: what a scene shows must not depend on its resolution.
+    It has up to three octaves, none of them finer than two pixels. At any size it takes a single
+    number from `rng`, so that what a scene shows does not depend on its resolution.
     """
     rng = np.random.default_rng(rng.integers(2**32))
-    total = None
+    total = np.zeros((1, 1), np.float32)
     for octave in range(3):
         step = max(cell / 2**octave, 2.0)
         shape = (int(height / step) + 2, int(width / step) + 2)
         coarse = rng.standard_normal(shape, np.float32) * np.float32(0.5**octave)
-        total = coarse if total is None else cv2.resize(total, shape[::-1]) + coarse
+        total = cv2.resize(total, shape[::-1]) + coarse
         if step == 2:
             break
     return cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -118,9 +119,9 @@ class Canvas:
     ) -> None:
         rows, columns = max(round(height * scale), 2), max(round(width * scale), 2)
         self.width, self.height, self.scale = width, height, scale
-        self.image = np.empty((rows, columns, 3), np.float32)
+        self.image: np.ndarray = np.empty((rows, columns, 3), np.float32)
         self.image[:] = colour
-        self.label = np.full((rows, columns), label, np.uint8)
+        self.label: np.ndarray = np.full((rows, columns), label, np.uint8)
 
     def _pixels(self, points: Points) -> np.ndarray:
         scaled = np.asarray(points, np.float64) * (self.scale * 2**SUBPIXEL_BITS)
@@ -184,7 +185,8 @@ class Canvas:
 
     def grain(self, rng: np.random.Generator, strength: float, cell: float) -> None:
         """Multiply the picture by smooth noise; `cell` is the size of its widest spots in units."""
-        self.image *= 1 + strength * noise(rng, *self.label.shape, cell * self.scale)[..., None]
+        rows, columns = self.label.shape
+        self.image *= 1 + strength * noise(rng, rows, columns, cell * self.scale)[..., None]
 
     def courses(
         self,
@@ -221,7 +223,7 @@ class Canvas:
 
     @cached_property
     def half(self) -> "Canvas":
-        """The canvas at half its resolution; it is kept, so finish painting before."""
+        """The canvas at half its resolution; it is kept, and later painting does not change it."""
         half = copy(self)
         rows, columns = (max(side // 2, 2) for side in self.label.shape)
         half.scale = self.scale / 2

@@ -1,8 +1,8 @@
-"""Cars: bodies drawn out from a profile, with windows, wheels, lamps and number plates."""
+"""Cars: bodies extruded from a profile, with windows, wheels, lamps and number plates."""
 
 import numpy as np
 
-from .canvas import Ade, Colour, Points, pigment
+from .canvas import Ade, Colour, Point, Points, pigment
 from .view import Frame
 from .world import World
 
@@ -80,7 +80,7 @@ def draw_windows(
 
 
 def draw_plate(
-    world: World, frame: Frame, corner: Points, width: float, height: float, colour: Colour
+    world: World, frame: Frame, corner: Point, width: float, height: float, colour: Colour
 ) -> None:
     """Put a small upright rectangle on the nose or tail of a car, from its lower left corner."""
     x, y, z = corner

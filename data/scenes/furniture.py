@@ -59,7 +59,7 @@ def draw_bed(world: World, rng: np.random.Generator, frame: Frame, half: float) 
     world.box(frame, (-half, 0.08, 0.09), (half, 0.32, 2.05), timber * 0.9, Ade.BED)
     world.box(frame, (-half + 0.02, 0.3, 0.1), (half - 0.02, 0.52, 2.03), linen, Ade.BED)
     fold, edge, top = rng.uniform(0.65, 0.95), half + 0.03, 0.57
-    cloth = fabric(rng, 2 * edge, 2.1 - fold, world.rows / 3, Ade.BED, rng.integers(2))
+    cloth = fabric(rng, 2 * edge, 2.1 - fold, world.rows / 3, Ade.BED, int(rng.integers(2)))
     cloth.rectangle(0, 0, 2 * edge, 0.22, mix(linen, cloth.image[-1, -1], 0.3))
     across, back = frame.along((2 * edge, 0, 0)), frame.along((0, 0, 2.1 - fold))
     world.panel(cloth, frame.at((-edge, top, fold)), across, back)
@@ -91,8 +91,9 @@ def draw_table(
     if rng.random() < 0.55:
         top = fabric(rng, 2 * half, 2 * deep, top.scale, Ade.TABLE, 2)
         drop = (0, -rng.uniform(0.25, 0.45), 0)
+        x, y, z = frame.at((0, 0, 0))
         for turn, long, out in ((0, half, deep), (1, deep, half), (2, half, deep), (3, deep, half)):
-            side = Frame(*frame.at((0, 0, 0)), frame.yaw + turn * np.pi / 2)
+            side = Frame(x, y, z, frame.yaw + turn * np.pi / 2)
             corner = side.at((-long, tall + 0.004, out + 0.01))
             world.panel(top, corner, side.along((2 * long, 0, 0)), drop)
     corner = frame.at((-half, tall + 0.004, -deep))

@@ -9,7 +9,7 @@ from .world import World
 
 CURB = 0.16  # metres from the road up to the sidewalk
 FAR = 3000.0  # metres to where the ground ends
-BEHIND, END = -30.0, 95.0  # metres along the road between which it is furnished
+BEHIND, END = -30.0, 95.0  # metres; things stand along the road between these
 
 
 def strip(side: int, near: float, far: float) -> list[tuple[float, float]]:
@@ -24,8 +24,8 @@ def draw_road(world: World, rng: np.random.Generator, half: float) -> None:
     world.ground(strip(1, -half, half), 0, asphalt, Ade.ROAD)
     canvas = Canvas(length, 2 * half, scale, asphalt, Ade.ROAD)
     for _ in range(12):
-        corner, size = rng.uniform(0, (length, 1.6 * half)), rng.uniform((1, 0.6), (5, 2))
-        canvas.rectangle(*corner, *size, asphalt * rng.uniform(0.85, 1.1))
+        (x, y), (long, wide) = rng.uniform(0, (length, 1.6 * half)), rng.uniform((1, 0.6), (5, 2))
+        canvas.rectangle(x, y, long, wide, asphalt * rng.uniform(0.85, 1.1))
     canvas.grain(rng, 0.06, 2.0)
     canvas.grain(rng, 0.06, 0.12)
     white = mix((0.93, 0.92, 0.87), asphalt, 0.12)
@@ -101,7 +101,7 @@ def draw_water(
 def mirror_water(
     rng: np.random.Generator, image: np.ndarray, label: np.ndarray, horizon: float
 ) -> None:
-    """Mix into water, in place, what lies above it, mirrored at the horizon and rippled."""
+    """Add reflections to water, in place: the picture mirrored at the horizon, with ripples."""
     rows, columns = label.shape
     x, y = np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32))
     below = np.maximum(y - horizon * rows, 0) / rows

@@ -1,10 +1,10 @@
-"""Which ground is free."""
+"""The ground of a scene: which parts of it are taken."""
 
 from .view import Frame
 
 
 class Plot:
-    """The free ground: remembers the upright rectangles (x, z, x, z in metres) that are taken."""
+    """The ground, and the upright rectangles (x, z, x, z in metres) of it that are taken."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[float, float, float, float]] = []

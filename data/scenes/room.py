@@ -49,10 +49,10 @@ def draw_shell(
                 ceiling.rectangle(x, 0, 0.2, width, timber)
     along, out = (0, 0, long), (width, 0, 0)
     world.panel(floor, (-half, 0, BEHIND), along, out, casts=False)
-    # The floor throws light up to the ceiling, which gets none from the windows directly.
+    # The windows do not light the ceiling, but light from the floor does.
     world.panel(ceiling, (-half, height, BEHIND), along, out, casts=False, light=(1.14, 0.0))
 
-    colour, style = pigment(rng, rng.uniform(0.2, 0.65)), rng.integers(6)
+    colour, style = pigment(rng, rng.uniform(0.2, 0.65)), int(rng.integers(6))
     walls = []
     for frame, length in (
         (Frame(-half, 0, BEHIND + long / 2, np.pi / 2), long),
@@ -149,7 +149,8 @@ class Room:
             world.sprite(plant(rng, world.rows / 3), pot, rng.uniform(0.5, 0.65))
         if self.chance(0.35):
             draw_pendant(world, rng, Frame(middle.x, self.walls[1].height, middle.z), self.mood)
-        seat = Frame(*middle.at((-self.side * (half + 0.4), 0, -0.2)), self.side * 1.5)
+        x, y, z = middle.at((-self.side * (half + 0.4), 0, -0.2))
+        seat = Frame(x, y, z, self.side * 1.5)
         if self.plot.claim(seat, 0.2, 0.2, 0.2):
             draw_chair(world, seat, wood(rng), pigment(rng))
 

@@ -131,8 +131,8 @@ def tree(rng: np.random.Generator, pixels: float) -> Canvas:
             radii = rng.uniform(0.01, 0.028, (count, 2)) * (0.5 + share / 2)
         colours = leaf * tone * rng.uniform(0.85, 1.15, (count, 1))
         turns = rng.uniform(0, 180, count)
-        for u, v, radius, colour, turn in zip(x, y, radii, colours, turns, strict=True):
-            canvas.ellipse(u, v, *radius, colour, Ade.TREE, turn)
+        for u, v, (wide, high), colour, turn in zip(x, y, radii, colours, turns, strict=True):
+            canvas.ellipse(u, v, wide, high, colour, Ade.TREE, turn)
     return canvas
 
 
@@ -150,8 +150,8 @@ def plant(rng: np.random.Generator, pixels: float) -> Canvas:
             colour = green * tone * rng.uniform(0.85, 1.15)
             canvas.line([stem, tip], 0.012, colour * 0.7, Ade.PLANT)
             for share in (0.55, 0.75, 0.93):
-                centre = stem + share * (tip - stem) + rng.normal(0, 0.02, 2)
-                canvas.ellipse(*centre, broad * 1.7, broad, colour, Ade.PLANT, rng.uniform(-70, 70))
+                x, y = stem + share * (tip - stem) + rng.normal(0, 0.02, 2)
+                canvas.ellipse(x, y, broad * 1.7, broad, colour, Ade.PLANT, rng.uniform(-70, 70))
     pot = pigment(rng)
     canvas.polygon([(0.24, 0.72), (0.56, 0.72), (0.52, 1), (0.28, 1)], pot, Ade.PLANT)
     canvas.polygon([(0.47, 0.72), (0.56, 0.72), (0.52, 1), (0.45, 1)], pot * 0.72)

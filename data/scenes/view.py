@@ -4,11 +4,12 @@ World coordinates are in metres: X to the right, Y up, Z forward.
 """
 
 from dataclasses import dataclass
+from typing import overload
 
 import cv2
 import numpy as np
 
-from .canvas import SUBPIXEL_BITS, Canvas, Points
+from .canvas import SUBPIXEL_BITS, Canvas, Point, Points
 
 NEAR = 0.25  # metres; faces are cut off where they come closer to the eye
 TIE = 0.998  # a later face wins where an earlier one is nearer by less than this ratio
@@ -24,14 +25,14 @@ class Frame:
     z: float
     yaw: float = 0.0
 
-    def at(self, points: Points) -> np.ndarray:
+    def at(self, points: Point | Points) -> np.ndarray:
         """Map local points (..., 3) to the world."""
         points = np.asarray(points, np.float64)
         sine, cosine = np.sin(self.yaw), np.cos(self.yaw)
         turn = np.array([(cosine, 0, -sine), (0, 1, 0), (sine, 0, cosine)])
         return points @ turn + (self.x, self.y, self.z)
 
-    def along(self, vector: Points) -> np.ndarray:
+    def along(self, vector: Point) -> np.ndarray:
         """Turn a local direction (3,) to the world."""
         return self.at(vector) - (self.x, self.y, self.z)
 
@@ -70,14 +71,25 @@ class View:
             points = np.array(kept).reshape(-1, 4)
         return points[:, :3] / points[:, 3:]
 
+    @overload
+    def draw(self, points: np.ndarray) -> tuple[Region, np.ndarray, None] | None: ...
+
+    @overload
+    def draw(
+        self, points: np.ndarray, canvas: Canvas
+    ) -> tuple[Region, np.ndarray, Canvas] | None: ...
+
     def draw(
         self, points: np.ndarray, canvas: Canvas | None = None
     ) -> tuple[Region, np.ndarray, Canvas | None] | None:
         """Put a flat polygon (n, 3) into the depth buffer where nothing nearer is.
 
-        With a canvas, the polygon is the parallelogram of its four corners, clockwise from the top
-        left, and open where the canvas has no label. Returns the polygon's region of the picture,
-        and in it the mask of where it shows and the canvas as it is seen there, or None.
+        With a canvas, the polygon is a parallelogram, given by its four corners clockwise from the
+        top left, and it is open where the canvas has no label.
+
+        Returns:
+            The polygon's region of the picture, the mask of where it shows in that region, and the
+            canvas as it is seen there; None if the polygon is outside of the picture.
         """
         corners = self._project(points)
         if len(corners) < 3:

@@ -23,7 +23,8 @@ class Wall:
 
     def spot(self, x: float, off: float = 0.0) -> Frame:
         """Return a frame at the wall's foot, `off` metres from it, looking into the room."""
-        return Frame(*self.frame.at((x, 0, off)), self.frame.yaw)
+        x, y, z = self.frame.at((x, 0, off))
+        return Frame(x, y, z, self.frame.yaw)
 
     def across(self, x: float, z: float) -> float:
         """Return the local x of the place on the wall that is nearest to a place in the world."""
@@ -149,8 +150,8 @@ def paint_shapes(canvas: Canvas, rng: np.random.Generator) -> None:
     """Paint bold blocks and ovals over a canvas, leaving the labels."""
     size = np.array((canvas.width, canvas.height))
     for _ in range(rng.integers(6, 10)):
-        place, reach = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.08, 0.22, 2) * size
+        (x, y), (wide, high) = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.08, 0.22, 2) * size
         if rng.random() < 0.5:
-            canvas.ellipse(*place, *reach, pigment(rng), degrees=rng.uniform(0, 90))
+            canvas.ellipse(x, y, wide, high, pigment(rng), degrees=rng.uniform(0, 90))
         else:
-            canvas.rectangle(*(place - reach), *(2 * reach), pigment(rng))
+            canvas.rectangle(x - wide, y - high, 2 * wide, 2 * high, pigment(rng))

@@ -1,8 +1,8 @@
 """A small renderer: flat faces and painted panels in space, a sun with shadows, lamps and haze.
 
-Every face goes into two views, the camera's and the sun's, each with a depth buffer, so the order
-of drawing does not matter, the label of a pixel is that of the face that is seen there, and shadows
-fall on whatever they meet.
+Every face is drawn into two views, the camera's and the sun's, each with a depth buffer. The order
+of drawing therefore does not matter, a pixel has the label of the face that is seen there, and
+shadows fall on all faces.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .canvas import Ade, Canvas, Colour, Points
+from .canvas import Ade, Canvas, Colour, Point, Points
 from .view import Frame, View, normal_of
 
 NOTHING = -1e6  # the nearness to the sun where there is nothing
@@ -21,7 +21,7 @@ SPRITE_LIGHT = (0.95, 0.62)  # ambient and direct share of light on something ro
 
 @dataclass(frozen=True)
 class Light:
-    """What shines: the direction to the sun (3,), colours, and how far one sees through haze."""
+    """The light of a scene: the direction to the sun (3,), colours, and the range of sight."""
 
     direction: np.ndarray
     sun: Colour
@@ -81,7 +81,7 @@ class World:
         return np.vstack([np.column_stack([rows, shift]), (0, 0, 0, 1)])
 
     def _turned_away(self, points: np.ndarray, inside: np.ndarray) -> tuple[bool, bool]:
-        """Say whether a face of a body around `inside` looks away from the camera, and the sun."""
+        """Say whether a face of a body around `inside` is turned away from camera and from sun."""
         normal = normal_of(points)
         outward = normal * np.sign(normal @ (points[0] - inside))
         return outward @ (self.eye - points[0]) < 0, outward @ self.light.direction < 0
@@ -94,7 +94,7 @@ class World:
             normal = -normal
         return 0.92 + 0.08 * normal[1] ** 2, max(normal @ self.light.direction, 0)
 
-    def sees(self, place: Points, radius: float) -> bool:
+    def sees(self, place: Point, radius: float) -> bool:
         """Say whether a ball around a place (3,) may be in the picture."""
         rows, columns = self.label.shape
         way = np.asarray(place) - self.eye
@@ -112,8 +112,8 @@ class World:
     ) -> None:
         """Draw a flat polygon (n, 3) in one colour.
 
-        With a point `inside` the convex body that it bounds, it is left out where it is turned
-        away: a hidden face could only show as a seam along the body's edges.
+        `inside` is a point in the convex body that the polygon bounds. With it, the polygon is left
+        out where it is turned away: it could only show as a seam along the body's edges.
         """
         points = np.asarray(points, np.float64)
         hidden, dark = (False, False) if inside is None else self._turned_away(points, inside)
@@ -128,13 +128,13 @@ class World:
     def panel(
         self,
         canvas: Canvas,
-        corner: Points,
-        across: Points,
-        down: Points,
+        corner: Point,
+        across: Point,
+        down: Point,
         casts: bool = True,
         light: tuple[float, float] | None = None,
     ) -> None:
-        """Draw a canvas as a parallelogram; where it has no label, one sees through.
+        """Draw a canvas as a parallelogram that is transparent where the canvas has no label.
 
         `corner` is the place of its top left corner, `across` and `down` (3,) are its edges;
         `light` (ambient, direct) takes the place of the light on a flat face.
@@ -149,13 +149,13 @@ class World:
             self.label[region][shows] = seen.label[shows]
             self.shade[region][shows] = light or self._face_light(points)
 
-    def sprite(self, canvas: Canvas, foot: Points, height: float) -> None:
+    def sprite(self, canvas: Canvas, foot: Point, height: float) -> None:
         """Stand a canvas upright on `foot` (3,), turned to the camera, `height` metres tall."""
         across = self.right * height * canvas.width / canvas.height
         corner = np.asarray(foot) - across / 2 + (0, height, 0)
         self.panel(canvas, corner, across, (0, -height, 0), light=SPRITE_LIGHT)
 
-    def box(self, frame: Frame, low: Points, high: Points, colour: Colour, label: Ade) -> None:
+    def box(self, frame: Frame, low: Point, high: Point, colour: Colour, label: Ade) -> None:
         """Draw a box between two corners (3,) of a frame."""
         outline = [(low[2], low[1]), (low[2], high[1]), (high[2], high[1]), (high[2], low[1])]
         self.prism(frame, outline, low[0], high[0], colour, label)
@@ -179,7 +179,7 @@ class World:
         first = frame.at(np.column_stack([left + inward, y, z]))
         last = frame.at(np.column_stack([right - inward, y, z]))
         inside = (first.mean(0) + last.mean(0)) / 2
-        sides = [[first[i - 1], first[i], last[i], last[i - 1]] for i in range(len(z))]
+        sides = [np.array([first[i - 1], first[i], last[i], last[i - 1]]) for i in range(len(z))]
         for points in (first, last, *sides):
             self.face(points, colour, label, inside=inside)
 
@@ -234,12 +234,16 @@ class World:
         distance = 1 / near
         direct = (self.shade[..., 1] * self._sunlit(near))[..., None]
         ambient = (self.shade[..., 0] * self._crevices(distance))[..., None]
-        light = ambient * np.float32(self.light.ambient) + direct * np.float32(self.light.sun)
+        sun, sky, haze = (
+            np.asarray(colour, np.float32)
+            for colour in (self.light.sun, self.light.ambient, self.light.haze)
+        )
+        light = ambient * sky + direct * sun
         if self.lamps:
             place = self._locate(near)
         for centre, colour, reach in self.lamps:
             squares = ((place - np.float32(centre)[:, None, None]) ** 2).sum(0)
             light += np.float32(colour) / (1 + squares[..., None] / reach**2) ** 2
         clear = np.exp(-distance / self.light.sight)[..., None]
-        lit = self.image * light * clear + np.float32(self.light.haze) * (1 - clear)
+        lit = self.image * light * clear + haze * (1 - clear)
         return np.where(solid[..., None], lit, self.backdrop.image), self.label

@@ -13,6 +13,7 @@ def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
     return {key: list(value.shape) for key, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ENCODERS)
 def test_encoder_has_the_reference_state_dict(arch, reference_keys):
     assert shapes(ModelBuilder.build_encoder(arch, weights="none")) == reference_keys[arch]
@@ -24,6 +25,7 @@ def test_decoder_has_the_reference_state_dict(arch, fc_dim, reference_keys):
     assert shapes(ModelBuilder.build_decoder(arch, fc_dim)) == reference_keys[f"{arch}@{fc_dim}"]
 
 
+@pytest.mark.slow
 def test_encoder_gives_the_reference_output(reference_outputs):
     encoder = fill(ModelBuilder().build_encoder("resnet34_dilated8", weights="none"))
     images = np.random.default_rng(1).standard_normal((1, 3, 97, 130))
@@ -45,6 +47,7 @@ def test_decoder_gives_the_reference_output(arch, kind, reference_outputs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder_arch", ENCODERS)
 def test_every_pair_trains_a_step_and_predicts(encoder_arch):
     """Each encoder with each decoder: one picture, whose sides are no multiple of 8."""
@@ -74,6 +77,7 @@ def test_every_pair_trains_a_step_and_predicts(encoder_arch):
         model.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder_arch", ENCODERS)
 def test_the_smallest_picture_works(encoder_arch):
     encoder = ModelBuilder.build_encoder(encoder_arch, weights="none").eval()

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ def test_larger_batches_are_normalised_as_ever():
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
 
 
+@pytest.mark.slow
 def test_the_pyramid_is_as_if_the_pools_were_upsampled_and_stacked():
     torch.manual_seed(0)
     decoder = PSPBilinear(3, 16, segSize=8, use_softmax=False).double().train()

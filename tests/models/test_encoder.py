@@ -6,6 +6,7 @@ from models import ENCODERS, ModelBuilder
 from models.encoder import keep_statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ENCODERS)
 def test_computing_twice_changes_neither_gradients_nor_statistics(arch):
     results = []

@@ -11,6 +11,7 @@ def layers(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("build", [resnet34, resnet50])
 def test_dilation_computes_what_strides_would_have_and_what_lies_between(build, output_stride):
@@ -26,6 +27,7 @@ def test_dilation_computes_what_strides_would_have_and_what_lies_between(build, 
         torch.testing.assert_close(layers(dilated, x)[..., ::step, ::step], layers(strided, x))
 
 
+@pytest.mark.slow
 def test_the_convolutions_that_lost_their_stride_are_dilated_by_half():
     def dilations(net: ResNet, layer: str, conv: str) -> list[tuple]:
         blocks = getattr(net, layer)

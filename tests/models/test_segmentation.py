@@ -55,6 +55,7 @@ def test_the_state_dict_holds_the_two_parts_and_nothing_else():
     assert {key.split(".")[0] for key in model.state_dict()} == {"encoder", "decoder"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("encoder", ["vgg16_dilated8", "resnet34_dilated8", "resnet50_dilated16"])
 def test_freezing_changes_the_logits_by_rounding_only(encoder, decoder):
@@ -69,6 +70,7 @@ def test_freezing_changes_the_logits_by_rounding_only(encoder, decoder):
     torch.testing.assert_close(frozen(images), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_frozen_network_holds_its_weights_in_half_precision():
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")

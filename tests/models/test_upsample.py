@@ -178,6 +178,7 @@ def test_backward_a_second_time_or_for_a_second_order_is_a_clear_error():
         gradient.sum().backward()
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same():
     torch.manual_seed(0)
     logits, labels = torch.randn(1, 5, 4, 6), torch.randint(0, 5, (1, 13, 17))

@@ -12,6 +12,7 @@ def net(request) -> tuple[str, VGG]:
     return request.param.__name__, request.param()
 
 
+@pytest.mark.slow
 def test_the_first_four_blocks_are_those_of_torchvision(net):
     name, vgg = net
     with torch.device("meta"):
@@ -24,6 +25,7 @@ def test_the_first_four_blocks_are_those_of_torchvision(net):
         torch.testing.assert_close(vgg.features[:until_pool4](x), plain(x))
 
 
+@pytest.mark.slow
 def test_the_last_convolutions_are_dilated_and_keep_the_size(net):
     _, vgg = net
     convs = [m for m in vgg.features if isinstance(m, nn.Conv2d)]
@@ -38,6 +40,7 @@ def test_the_last_convolutions_are_dilated_and_keep_the_size(net):
     assert sum(isinstance(m, nn.MaxPool2d) for m in vgg.features) == 3
 
 
+@pytest.mark.slow
 def test_whole_channels_are_dropped_in_training_only(net):
     _, vgg = net
     x = torch.rand(1, 3, 32, 32)

@@ -75,6 +75,7 @@ def assert_contains(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> 
         assert torch.equal(own[key], value), key
 
 
+@pytest.mark.slow
 def test_pretrained_means_places365_for_a_resnet(server):
     state = places365_resnet34()
     server.files["resnet34-places365.pth"] = file_of(state)
@@ -83,6 +84,7 @@ def test_pretrained_means_places365_for_a_resnet(server):
     assert_contains(encoder, {k: v for k, v in state.items() if not k.startswith("fc.")})
 
 
+@pytest.mark.slow
 def test_a_download_is_kept_and_not_repeated(server):
     server.files["resnet34-places365.pth"] = file_of(places365_resnet34())
     for _ in range(2):
@@ -91,6 +93,7 @@ def test_a_download_is_kept_and_not_repeated(server):
     assert [path.name for path in Path("pretrained").iterdir()] == ["resnet34-places365.pth"]
 
 
+@pytest.mark.slow
 def test_a_dead_places365_address_falls_back_to_imagenet_with_one_loud_warning(server, caplog):
     state = imagenet_resnet34()
     server.files["resnet34-imagenet.pth"] = file_of(state)
@@ -102,6 +105,7 @@ def test_a_dead_places365_address_falls_back_to_imagenet_with_one_loud_warning(s
     assert "WARNING" in caplog.text and "404" in caplog.text and "imagenet" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_file_in_the_place_of_a_download_is_an_error_and_no_reason_to_fall_back(server):
     server.files["resnet34-imagenet.pth"] = file_of(imagenet_resnet34())
     Path("pretrained").mkdir()
@@ -110,6 +114,7 @@ def test_a_damaged_file_in_the_place_of_a_download_is_an_error_and_no_reason_to_
         ModelBuilder.build_encoder("resnet34_dilated8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["vgg16", "resnet50"])
 def test_a_foreign_file_in_the_place_of_a_download_is_an_error(net, server):
     Path("pretrained").mkdir()
@@ -118,6 +123,7 @@ def test_a_foreign_file_in_the_place_of_a_download_is_an_error(net, server):
         ModelBuilder.build_encoder(f"{net}_dilated8", weights="imagenet")
 
 
+@pytest.mark.slow
 def test_checkpoints_from_before_batchnorm_counted_its_batches_load(tmp_path):
     torch.manual_seed(0)
     state = ModelBuilder.build_encoder("resnet34_dilated8", weights="none").state_dict()
@@ -127,6 +133,7 @@ def test_checkpoints_from_before_batchnorm_counted_its_batches_load(tmp_path):
     assert_contains(encoder, state)
 
 
+@pytest.mark.slow
 def test_weights_named_outright_never_fall_back(server):
     server.files["resnet34-imagenet.pth"] = file_of(imagenet_resnet34())
     with pytest.raises(ModelError, match="resnet34-places365.pth"):
@@ -141,6 +148,7 @@ def test_without_any_address_one_line_lists_the_choices(server):
     assert all(word in message for word in ("none", "places365", "imagenet", "file"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 1000, -1000])
 def test_a_download_cut_short_leaves_nothing(server, kept):
     server.files["resnet34-imagenet.pth"] = file_of(imagenet_resnet34())
@@ -157,6 +165,7 @@ def test_a_web_page_in_the_place_of_weights_is_not_kept(server):
     assert not Path("pretrained").exists()
 
 
+@pytest.mark.slow
 def test_vgg_has_no_places365_weights(server):
     with pytest.raises(ModelError, match="no places365 weights for vgg16; there are: imagenet"):
         ModelBuilder.build_encoder("vgg16_dilated8", weights="places365")
@@ -183,6 +192,7 @@ def test_the_fully_connected_layers_of_vgg_become_convolutions(name):
     assert state["conv6.weight"][0, 3, 2, 1] == 3 * 49 + 2 * 7 + 1
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_loaded_and_named_as_the_source(tmp_path):
     state = ModelBuilder.build_encoder("resnet34_dilated8", weights="none").state_dict()
     path = tmp_path / "mine.pth"

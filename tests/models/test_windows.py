@@ -34,6 +34,7 @@ def test_features_are_those_of_the_whole_picture_if_windows_overlap_enough(
     assert max(sizes) <= 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vgg16_dilated8", "resnet34_dilated16", "resnet50_dilated8"])
 def test_every_encoder_has_as_many_features_in_windows_as_at_once(arch: str) -> None:
     with torch.device("meta"):
@@ -53,6 +54,7 @@ def test_spans_are_even_and_cover_everything_once(length: int) -> None:
     assert all(start % 16 == 0 for start, _ in pieces)
 
 
+@pytest.mark.slow
 def test_large_pictures_are_encoded_in_windows_but_not_in_training(monkeypatch) -> None:
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")

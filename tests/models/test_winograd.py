@@ -86,6 +86,7 @@ def test_what_minimal_filtering_is_not_for_is_left_to_pytorch(
     assert not is_faster(change(x), weight.to(change(x)), 4)
 
 
+@pytest.mark.slow
 def test_autocast_computes_in_half_precision() -> None:
     convolution, x = Conv3x3(128, 128), torch.zeros(1, 128, 64, 64)
     assert convolution(x).dtype == torch.float32

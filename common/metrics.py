@@ -1,0 +1,110 @@
+"""Metrics: the confusion matrix, the scores that follow from it, and running means."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils import UserError
+
+
+class AverageMeter:
+    """The mean of numbers, or of scalar tensors, which stay on their device until `average`."""
+
+    def __init__(self) -> None:
+        self.sum: float | Tensor = 0.0
+        self.count = 0
+
+    def update(self, value: float | Tensor, n: int = 1) -> None:
+        """Count a value `n` times."""
+        self.sum = self.sum + value * n
+        self.count += n
+
+    @property
+    def average(self) -> float:
+        """The mean so far; 0 before the first value."""
+        return float(self.sum) / max(self.count, 1)
+
+
+def is_labelled(labels: Tensor, num_class: int) -> Tensor:
+    """Where labels hold one of the classes 0…num_class-1 (bool, of their shape)."""
+    return (labels >= 0) & (labels < num_class)
+
+
+class ConfusionMatrix:
+    """How many pixels of each class (row) were predicted as each class (column)."""
+
+    def __init__(self, num_class: int, device: torch.device | str = "cpu"):
+        self.num_class = num_class
+        self.counts = torch.zeros(num_class, num_class, dtype=torch.int64, device=device)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count pixels; those whose label is none of 0…num_class-1 are left out.
+
+        Args:
+            predictions: integers of any shape, 0…num_class-1.
+            labels: integers of the same shape; both on the matrix's device.
+        """
+        n = self.num_class
+        rows = labels.int()
+        rows = rows.where(is_labelled(rows, n), n)  # row n counts what is left out
+        pairs = rows.mul_(n).add_(predictions).flatten()
+        self.counts += torch.bincount(pairs, minlength=(n + 1) * n)[: n * n].view(n, n)
+
+    def scores(self) -> "Scores":
+        """The scores of all pixels so far.
+
+        Raises:
+            UserError: no pixel had a label.
+        """
+        counts = self.counts.cpu().double().numpy()
+        if counts.sum() == 0:
+            raise UserError("no pixel of the labels belongs to a class: there is nothing to score")
+        hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        with np.errstate(invalid="ignore"):  # 0/0 = nan marks what cannot be scored
+            iou = hits / (labelled + predicted - hits)
+            accuracy = hits / labelled
+        return Scores(iou, accuracy, labelled / labelled.sum(), float(hits.sum() / labelled.sum()))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores as fractions. A class without a score has nan, and no mean counts it.
+
+    Attributes:
+        iou: num_class, intersection over union; nan where no label and no prediction has the class.
+        accuracy: num_class, share of the class's pixels that were found; nan where no label has it.
+        share: num_class, share of all labelled pixels.
+        pixel_accuracy: share of all labelled pixels that were predicted right.
+    """
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+    pixel_accuracy: float
+
+    @property
+    def mean_iou(self) -> float:
+        """The mean of the classes' IoU."""
+        return float(np.nanmean(self.iou))
+
+    @property
+    def mean_accuracy(self) -> float:
+        """The mean of the classes' accuracy."""
+        return float(np.nanmean(self.accuracy))
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """The mean of the classes' IoU, weighted by their shares of the pixels."""
+        return float(np.nansum(self.share * self.iou))
+
+    @property
+    def overall(self) -> float:
+        """The ranking of ADE20K's benchmark: the mean of mean IoU and pixel accuracy."""
+        return (self.mean_iou + self.pixel_accuracy) / 2
+
+    @property
+    def absent(self) -> int:
+        """Number of classes in neither label nor prediction."""
+        return int(np.isnan(self.iou).sum())

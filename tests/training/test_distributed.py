@@ -1,0 +1,246 @@
+"""Several processes on one machine do what one does; where one is lost, all end and say so."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import ModelBuilder
+from stress.crashes import outcome, same, worker
+
+from ..conftest import ROOT, SMALL, Data, changed_training
+
+pytestmark = pytest.mark.slow  # they train
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+# The latter: how long torchrun waits for a process that does not react.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}
+# What train.py does by itself for --num_gpus 2, on a machine without GPUs.
+LAUNCH = (
+    "import sys; sys.path.insert(0, {0!r}); sys.argv[0] = {0!r} + '/train.py';"
+    "from common.distributed import launch; from utils import run_script;"
+    "run_script(lambda: launch(2))"
+).format(str(ROOT))
+
+
+@pytest.fixture
+def data(data: Data) -> Data:
+    """Eight training and seven validation pictures, which neither two nor three divide."""
+    train, val = data.folder / "train.txt", data.folder / "val.txt"
+    train.write_text(train.read_text() + "train/0.jpg\ntrain/1.jpg\n")
+    val.write_text(val.read_text() + "train/2.jpg\ntrain/3.jpg\ntrain/4.jpg\ntrain/5.jpg\n")
+    return data
+
+
+def command(processes: int, name: str, *flags: object, options: tuple[str, ...] = ()) -> list[str]:
+    """A script with flags, as it would be typed."""
+    start = [*TORCHRUN, str(processes), *options] if processes > 1 else [sys.executable]
+    return [*start, str(ROOT / name), *map(str, flags)]
+
+
+def run(folder: Path, *args: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*args, **options),
+        cwd=folder,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "numbers"), [("none", (1, 2, 3)), ("median", (1, 2))], ids=["none", "median"]
+)
+def test_many_processes_train_the_network_that_one_trains(class_weight, numbers, data, tmp_path):
+    """With BatchNorm frozen. The last step has two pictures: the third process has none."""
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
+    torch.save(ModelBuilder.build_decoder(num_class=4).state_dict(), tmp_path / "decoder.pth")
+    outcomes = {}
+    for processes in numbers:
+        flags = ["--id", processes, *SMALL, *data.flags, "--num_epoch", "2", "--fix_bn", "1"]
+        flags += ["--weights_encoder", tmp_path / "encoder.pth", "--lr_encoder", "0.1"]
+        flags += ["--weights_decoder", tmp_path / "decoder.pth"]
+        flags += ["--batch_size_per_gpu", 6 // processes, "--class_weight", class_weight]
+        result = run(tmp_path, processes, "train.py", *flags)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("8 training and 7 validation pictures") == 1  # one speaks
+        counted = result.stdout.count("Counting the pixels of each class in 8 labels")
+        assert counted == (class_weight == "median")
+        (data.folder / "train.txt.class_weight.csv").unlink(missing_ok=True)  # so that all count
+        outcomes[processes] = outcome(tmp_path / f"ckpt/{processes}")
+    weights, history = outcomes[1]
+    assert not torch.equal(weights["encoder_latest.pth"]["conv1.weight"], encoder.conv1.weight)
+    for processes in numbers[1:]:
+        torch.testing.assert_close(outcomes[processes][0], weights, rtol=1e-5, atol=1e-5)
+        for row, expected in zip(outcomes[processes][1], history, strict=True):
+            for key in ("train_loss", "val_loss", "pixel_accuracy", "mean_iou"):
+                assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+    tables = {path.read_text() for path in tmp_path.glob("ckpt/*/class_weight.csv")}
+    assert len(tables) == (class_weight == "median")
+
+
+def test_three_processes_go_on_to_the_last_bit(data, tmp_path):
+    """Stopped after the first of three steps an epoch. Sums of three depend on their order.
+
+    The third has no picture to validate.
+    """
+    change = """
+import signal
+from training import optimizer
+adjust, steps = optimizer.adjust_learning_rates, []
+def stopped(*args):
+    steps.append(args)
+    if len(steps) == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    adjust(*args)
+optimizer.adjust_learning_rates = stopped
+"""
+    flags = [*SMALL, *data.flags, "--num_epoch", 2, "--batch_size_per_gpu", 1, "--eval_epoch", 2]
+    flags += ["--optim", "AdamW", "--num_val", 2]
+    assert run(tmp_path, 3, "train.py", "--id", "whole", *flags).returncode == 0
+    script = changed_training(tmp_path, change)
+    assert run(tmp_path, 3, script, "--id", "cut", *flags).returncode != 0
+    progress = torch.load(tmp_path / "ckpt/cut/training_latest.pth", weights_only=True)["progress"]
+    assert progress["pictures"] == 3
+    result = run(tmp_path, 3, "train.py", "--resume", "cut")
+    assert result.returncode == 0, result.stderr
+    assert same(outcome(tmp_path / "ckpt/whole"), outcome(tmp_path / "ckpt/cut"))
+
+
+def test_a_shared_evaluation_gives_the_very_scores_and_report_of_one_process(data, tmp_path):
+    folder = tmp_path / "ckpt/run"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    for part in (
+        ("encoder", ModelBuilder.build_encoder("resnet34_dilated16", weights="none")),
+        ("decoder", ModelBuilder.build_decoder(num_class=4)),
+    ):
+        torch.save(part[1].state_dict(), folder / f"{part[0]}_best.pth")
+    flags = ["--id", "run", "--arch_encoder", "resnet34_dilated16", *data.flags[2:]]
+    flags += ["--amp", "off", "--workers", 0, "--report", 1]
+    outcomes = []
+    for processes in (1, 2, 3):
+        result = run(tmp_path, processes, "eval.py", *flags, "--result", processes)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("7 pictures; scores") == 1
+        folder = tmp_path / f"{processes}/run"
+        scores = json.loads((folder / "scores.json").read_text())
+        page = (folder / "report.html").read_text()
+        page, settings = page.split('"settings": ')
+        outcomes.append(
+            (
+                {**scores, "settings": None},
+                (folder / "pictures.npz").read_bytes(),
+                (page, settings.split("</script>", 1)[1]),
+            )
+        )
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_a_mistake_is_told_once(data, tmp_path):
+    (data.folder / "train.txt").unlink()
+    result = run(tmp_path, 2, "train.py", "--id", "run", *SMALL, *data.flags)
+    assert result.returncode != 0 and result.stderr.count("train.py: error:") == 1
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_machines_that_do_not_share_the_runs_do_not_resume(data, tmp_path):
+    flags = ["--id", "run", *SMALL, *data.flags, "--num_epoch", "1"]
+    result = run(tmp_path, 1, "train.py", *flags, "--ckpt", "ckpt0")
+    assert result.returncode == 0, result.stderr
+    change = "sys.argv += ['--resume', '1', '--ckpt', 'ckpt' + os.environ['RANK']]"
+    result = run(tmp_path, 2, changed_training(tmp_path, change), *flags)
+    assert (
+        result.returncode != 0 and result.stderr.count("error: --resume: there is ckpt0/run") == 1
+    )
+    assert not (tmp_path / "ckpt1").exists()
+
+
+@pytest.fixture
+def endless(data, tmp_path):
+    """Starts a training without end, and waits until it has saved; it is gone in the end."""
+    started = []
+
+    def start(arguments: list[str]) -> subprocess.Popen:
+        process = subprocess.Popen(
+            arguments,
+            cwd=tmp_path,
+            env=os.environ | ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        for line in process.stdout:
+            if line.startswith("Epoch: [2]"):
+                return process
+        raise AssertionError(process.stderr.read())
+
+    yield start
+    for process in started:
+        for rank in range(3):
+            if victim := worker(process.pid, rank):
+                os.kill(victim, signal.SIGKILL)
+        process.kill()
+
+
+def training(data: Data, *flags: object) -> list[str]:
+    """The flags of a training whose every step is saved."""
+    every_step = ("--ckpt_minutes", "0", "--disp_iter", "1", "--num_epoch", "900")
+    return ["--id", "run", *SMALL, *data.flags, *every_step, *map(str, flags)]
+
+
+def test_a_killed_process_ends_the_others_and_is_named(data, tmp_path, endless):
+    process = endless([sys.executable, "-c", LAUNCH, *training(data, "--eval_epoch", 900)])
+    os.kill(worker(process.pid, 1), signal.SIGKILL)
+    assert process.wait(timeout=60) == 2
+    assert "the process of rank 1 was killed (SIGKILL)" in process.stderr.read()
+    # What was saved goes on in another number of processes.
+    process = endless(command(3, "train.py", "--resume", "run"))
+
+
+def test_a_process_that_raises_ends_the_others_and_is_named(data, tmp_path):
+    """Under torchrun, whose summary names it; what the process itself said is there, too."""
+    change = """
+from training import optimizer
+if os.environ["RANK"] == "1":
+    optimizer.adjust_learning_rates = lambda *_: 1 / 0
+"""
+    arguments = [*TORCHRUN, "2", changed_training(tmp_path, change), *training(data)]
+    process = subprocess.run(
+        arguments, cwd=tmp_path, env=os.environ | ENVIRONMENT, capture_output=True, text=True
+    )
+    assert process.returncode != 0 and "ZeroDivisionError" in process.stderr
+    assert re.search(r"Root Cause.*rank +: 1 ", process.stderr, re.S)
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_process_that_stalls_ends_the_others_and_is_named(data, tmp_path, endless, silent):
+    process = endless(command(2, "train.py", *training(data, "--timeout", 3)))
+    os.kill(worker(process.pid, silent), signal.SIGSTOP)
+    assert process.wait(timeout=120) != 0
+    assert f"rank {silent} does not answer" in process.stderr.read()
+
+
+def test_a_signal_to_the_launcher_saves_and_ends_all(data, tmp_path, endless):
+    process = endless([sys.executable, "-c", LAUNCH, *training(data, "--eval_epoch", 900)])
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert "train.py --resume run" in process.stdout.read()
+
+
+def test_torchrun_restarts_what_was_killed_and_training_goes_on(data, tmp_path, endless):
+    flags = training(data, "--num_epoch", 6, "--eval_epoch", 6, "--resume", 1)
+    process = endless(command(2, "train.py", *flags, options=("--max-restarts", "2")))
+    os.kill(worker(process.pid, 0), signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "Going on in epoch" in out and "Best validation mIoU" in out

@@ -1,0 +1,251 @@
+"""The flags of train.py, the default name of a run, and what a resumed run may change."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from common.distributed import is_launched
+from common.runs import existing_run, is_run, read_config, run_folder
+from inference import MIN_SIDE
+from options import Parser, positive, within
+from utils import UserError
+
+# The settings that a network depends on; a resumed training keeps them.
+FIXED_WHEN_RESUMED = (
+    "arch_encoder",
+    "arch_decoder",
+    "weights_encoder",
+    "weights_decoder",
+    "fc_dim",
+    "num_class",
+    "batch_size_per_gpu",
+    "accumulate",
+    "num_epoch",
+    "optim",
+    "lr_encoder",
+    "lr_decoder",
+    "lr_pow",
+    "beta1",
+    "weight_decay",
+    "fix_bn",
+    "sync_bn",
+    "imgSize",
+    "segSize",
+    "amp",
+    "seed",
+    "label_offset",
+    "class_weight",
+)
+
+
+def make_parser(description: str) -> Parser:
+    """The flags of train.py, by group."""
+    parser = Parser(description)
+    parser.group("run")
+    parser.shared("id", help="name of the run (default: composed from the settings)")
+    parser.add_argument(
+        "--resume",
+        metavar="ID",
+        help="go on with a run, an id or a folder; 1 = with that of --id, or start it if it is new",
+    )
+
+    parser.group("model")
+    parser.shared("arch_encoder", "arch_decoder")
+    parser.add_argument(
+        "--weights_encoder",
+        default="",
+        help="initial weights: places365, imagenet, none or a file; '' = the first there is",
+    )
+    parser.add_argument(
+        "--weights_decoder", default="", help="initial weights: a file, '' = random"
+    )
+    parser.shared("fc_dim", "num_class", "list_class")
+
+    parser.group("data")
+    parser.add_argument(
+        "--list_train",
+        default="./data/ADE20K_object150_train.txt",
+        help="training pictures, relative to ROOT_IMG, one a line",
+    )
+    parser.shared("list_val", "root_img", "root_seg", "label_offset")
+    parser.shared("num_val", default=128)
+    parser.add_argument(
+        "--imgSize", type=within(int, MIN_SIDE), default=384, help="side of the pictures' crops"
+    )
+    parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
+    parser.shared("workers")
+
+    parser.group("optimisation")
+    parser.add_argument("--num_epoch", type=positive, default=100, help="epochs to train for")
+    parser.add_argument(
+        "--batch_size_per_gpu",
+        type=positive,
+        default=16,
+        help="pictures in a batch of a GPU (or the CPU)",
+    )
+    parser.add_argument(
+        "--accumulate", type=positive, default=1, help="batches whose gradients make up a step"
+    )
+    parser.add_argument(
+        "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
+    )
+    parser.add_argument(
+        "--lr_encoder", type=within(float, 0), default=1e-3, help="initial learning rate"
+    )
+    parser.add_argument(
+        "--lr_decoder", type=within(float, 0), default=1e-2, help="initial learning rate"
+    )
+    parser.add_argument(
+        "--lr_pow", type=within(float, 0), default=0.9, help="power of the rates' decay to 0"
+    )
+    parser.add_argument(
+        "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
+    )
+    parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
+    parser.add_argument(
+        "--class_weight",
+        default="none",
+        help="against imbalance: median = the rarer a class, the more its pixels count in the "
+        "loss; sqrt = half as steeply; or a CSV of index,weight",
+    )
+    parser.add_argument(
+        "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"
+    )
+    parser.add_argument(
+        "--sync_bn",
+        type=int,
+        choices=(0, 1),
+        help="1 = BatchNorm over the batches of all GPUs (default: where each has less than 16)",
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
+    parser.add_argument(
+        "--deterministic",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = the same bits from the same seed on GPUs, too, at some cost in speed",
+    )
+
+    parser.group("hardware")
+    parser.shared("device")
+    parser.add_argument(
+        "--num_gpus", type=positive, default=1, help="GPUs to use, if there are any"
+    )
+    parser.add_argument(
+        "--parallel",
+        default="ddp",
+        choices=("ddp", "dp"),
+        help="several GPUs: ddp = a process for each, dp = all in one process, which is slower",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=within(float, 1),
+        default=600,
+        help="seconds that a process waits for another before the training ends",
+    )
+    parser.shared("amp")
+    parser.add_argument(
+        "--compile", type=int, default=0, choices=(0, 1), help="1 = compile the network first"
+    )
+    parser.add_argument(
+        "--grad_checkpoint",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = compute the encoder twice rather than remember it: slower, in less memory",
+    )
+
+    parser.group("output")
+    parser.shared("ckpt")
+    parser.add_argument(
+        "--ckpt_epoch", type=positive, default=10, help="epochs between kept weights"
+    )
+    parser.add_argument(
+        "--ckpt_minutes",
+        type=within(float, 0),
+        default=30,
+        help="minutes between saves within an epoch",
+    )
+    parser.add_argument("--vis", default="./vis", help="folder of the validation panels")
+    parser.add_argument("--eval_epoch", type=positive, default=1, help="epochs between validations")
+    parser.add_argument("--disp_iter", type=positive, default=20, help="iterations between lines")
+    parser.add_argument(
+        "--tensorboard",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="1 = curves and panels for TensorBoard, in CKPT/ID/tensorboard",
+    )
+    return parser
+
+
+def parse_args(description: str) -> argparse.Namespace:
+    """The settings: those typed, and with --resume those of the run.
+
+    Raises:
+        UserError: there is no run to resume, or the flags would make it another one.
+    """
+    parser = make_parser(description)
+    args = parser.parse_args()
+    if is_launched():
+        args.num_gpus = int(os.environ["WORLD_SIZE"])
+    args.id = args.id or default_id(args)
+    folder = folder_to_resume(args)
+    return args if folder is None else resumed_settings(parser, folder)
+
+
+def default_id(args: argparse.Namespace) -> str:
+    """The name of a run, composed from its settings."""
+    return (
+        f"baseline-{args.arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
+        f"-batchSize{args.num_gpus * args.batch_size_per_gpu}"
+        f"-imgSize{args.imgSize}-segSize{args.segSize}"
+        f"-lr_encoder{args.lr_encoder}-lr_decoder{args.lr_decoder}"
+        f"-epoch{args.num_epoch}-decay{args.weight_decay}"
+    )
+
+
+def folder_to_resume(args: argparse.Namespace) -> Path | None:
+    """The folder of the run that --resume names; None for a new run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    if not args.resume:
+        return None
+    if args.resume == "1":
+        folder = run_folder(args.ckpt, args.id)
+        return folder if is_run(folder) else None
+    if os.path.basename(args.resume) == args.resume:
+        return existing_run(args.ckpt, args.resume, "--resume")
+    path = Path(os.path.abspath(args.resume))
+    return existing_run(path.parent, path.name, "--resume")
+
+
+def resumed_settings(parser: Parser, folder: Path) -> argparse.Namespace:
+    """The settings of a run, and over them the flags that were typed.
+
+    Raises:
+        UserError: the flags would make it another run.
+    """
+    config = read_config(folder)
+    known = vars(parser.parse_args([]))
+    flags = [
+        f"--{name}={config[name]}"
+        for name in known
+        if name != "resume" and config.get(name) is not None
+    ]
+    before = parser.parse_args(flags)
+    args = parser.parse_args([*flags, *sys.argv[1:]])
+    changed = [
+        f"--{name}" for name in FIXED_WHEN_RESUMED if getattr(args, name) != getattr(before, name)
+    ]
+    if changed:
+        raise UserError(
+            f"{' '.join(changed)} would make {folder} another run; leave out what it was begun with"
+        )
+    args.ckpt, args.id = str(folder.parent), folder.name
+    if is_launched():
+        args.num_gpus = int(os.environ["WORLD_SIZE"])
+    return args

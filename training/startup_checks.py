@@ -1,0 +1,96 @@
+"""Checks before the first step: mistakes that would otherwise end a training later."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from common.distributed import World, is_launched
+from common.files import check_writable
+from common.metrics import is_labelled
+from common.runs import is_run, new_run, run_folder
+from utils import UserError
+
+
+def should_resume(args: argparse.Namespace, world: World) -> bool:
+    """Whether to go on with a run that was saved.
+
+    Raises:
+        UserError: some processes see it, and others do not.
+    """
+    with world.fail_together():
+        folder = run_folder(args.ckpt, args.id)
+        resuming = bool(args.resume) and is_run(folder)
+    seen = world.all_gather(resuming)
+    with world.fail_together():
+        if resuming and not all(seen):
+            raise UserError(
+                f"--resume: there is {folder} for some processes and not for others; all machines "
+                "have to see one --ckpt folder"
+            )
+    return resuming
+
+
+def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> None:
+    """Check that the settings suit each other, this machine and its disk.
+
+    Raises:
+        UserError: they do not.
+    """
+    with world.fail_together():
+        if args.parallel == "dp" and is_launched():
+            raise UserError("--parallel dp is for a single process; leave it out")
+        if not is_launched():
+            check_gpus(args.num_gpus, world.device)
+        if args.fix_bn and args.weights_encoder == "none":
+            raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
+        if not resuming:
+            new_run(args.ckpt, args.id)
+        check_writable("--ckpt", run_folder(args.ckpt, args.id))
+        check_writable("--vis", Path(args.vis) / args.id)
+        if args.compile:
+            check_compiler(args, world.device)
+
+
+def check_validation(args: argparse.Namespace, world: World, loader: DataLoader) -> None:
+    """Read the validation crops: a broken file should show now rather than after an epoch.
+
+    Raises:
+        UserError: a file cannot be read, or no crop has a labelled pixel.
+    """
+    with world.fail_together():
+        labelled = [bool(is_labelled(labels, args.num_class).any()) for _, labels, _ in loader]
+    some_labelled = any(world.all_gather(any(labelled)))
+    with world.fail_together():
+        if not some_labelled:
+            raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
+
+
+def check_gpus(num_gpus: int, device: torch.device) -> None:
+    """Check that there are as many GPUs as asked for.
+
+    Raises:
+        UserError: there are not.
+    """
+    gpus = torch.cuda.device_count()
+    usable = gpus if device.type == "cuda" and not device.index else 1
+    if num_gpus > usable:
+        raise UserError(f"--num_gpus {num_gpus}: this machine has {gpus} GPUs; use {usable}")
+
+
+def check_compiler(args: argparse.Namespace, device: torch.device) -> None:
+    """Check that --compile can work, on something small.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if args.num_gpus > 1 or args.grad_checkpoint:
+        raise UserError("--compile 1 goes with --num_gpus 1 and --grad_checkpoint 0 only")
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--compile 1: torch cannot compile here ({reason}); leave it out"
+        ) from error

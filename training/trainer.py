@@ -1,0 +1,343 @@
+"""The training loop: an epoch, its validation, and when to save.
+
+To change the step, change `Trainer.train_one_epoch`; the loss, `SegmentationModel.loss`; the
+schedule of the learning rates, `training.optimizer.poly_decay`. SIGTERM, SIGUSR1 and Ctrl-C are
+noted by `Trainer.stop` and obeyed between two steps, or batches of a validation.
+"""
+
+import argparse
+import logging
+import math
+import shlex
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.utils.data import DataLoader
+
+from common.classes import Classes
+from common.distributed import World
+from common.metrics import AverageMeter, ConfusionMatrix, Scores, is_labelled
+from common.runs import read_config, run_folder
+from dataset import EpochSampler
+from models import SegmentationModel
+from models.upsample import upsample_argmax, upsample_cross_entropy
+from training.checkpoint import Checkpoint, Progress
+from training.class_weights import ClassWeights
+from training.guards import count_skipped, count_unreadable, refuse_loss
+from training.monitor import Monitor
+from training.optimizer import (
+    adjust_learning_rates,
+    freeze_batchnorm,
+    learning_rates,
+    make_optimizer,
+    poly_decay,
+)
+from utils import StopRequest, UserError
+
+logger = logging.getLogger(__name__)
+
+NUM_PANELS = 4  # validation pictures that are drawn at every validation
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training needs of its data.
+
+    Attributes:
+        train: loader of a `TrainDataset`.
+        sampler: of this loader's batches.
+        val: loader of this process's share of a `ValDataset`.
+        classes: names and colours.
+        class_weights: how much each class counts in the loss; None = alike.
+    """
+
+    train: DataLoader
+    sampler: EpochSampler
+    val: DataLoader
+    classes: Classes
+    class_weights: ClassWeights | None
+
+
+class StepSums(NamedTuple):
+    """Sums over all processes, of one step.
+
+    Attributes:
+        stop: processes that a signal asked to stop.
+        replaced: pictures that could not be read and were replaced.
+        labelled: pixels with a label.
+        weight: of all batches in the loss.
+    """
+
+    stop: float
+    replaced: float
+    labelled: float
+    weight: float
+
+
+class Trainer:
+    """Trains a network: `fit` goes through the epochs left, with validations and saves between.
+
+    Args:
+        args: the settings of train.py.
+        network: on the device, with its initial weights.
+        data: loaders and classes.
+        world: the processes that train together.
+
+    Attributes:
+        model: the network as a step calls it: wrapped for several devices, or compiled.
+        checkpoint: what is saved; it owns optimiser, gradient scaler and progress.
+        stop: whether a signal asked the training to end.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        network: SegmentationModel,
+        data: TrainingData,
+        world: World,
+    ):
+        self.args = args
+        self.network = network
+        self.model: nn.Module = network
+        self.data = data
+        self.world = world
+        self.stop = StopRequest()
+        encoder, decoder = network.encoder, network.decoder
+        scaler = GradScaler(world.device.type, enabled=network.amp == torch.float16)
+        self.checkpoint = Checkpoint(
+            folder=run_folder(args.ckpt, args.id),
+            config=vars(args) | {"fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source},
+            model=network,
+            optimizer=make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled()),
+            scaler=scaler,
+            progress=Progress(total=data.sampler.length),
+            class_weights=data.class_weights,
+            is_main=world.is_main,
+        )
+        self.monitor = Monitor(self.checkpoint.folder, args, world)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the training has come."""
+        return self.checkpoint.progress
+
+    def resume(self) -> None:
+        """Go back to the last save of the run.
+
+        Raises:
+            UserError, ModelError: it is damaged, or of another network or list.
+        """
+        total, folder = self.progress.total, self.checkpoint.folder
+        self.checkpoint.config["weights_used"] = read_config(folder).get("weights_used")
+        self.checkpoint.load()
+        if self.progress.total != total:
+            raise UserError(
+                f"{self.args.list_train} names {total} pictures, but {folder} was begun with "
+                f"{self.progress.total}"
+            )
+
+    def fit(self) -> None:
+        """Train to the last epoch."""
+        args, progress = self.args, self.progress
+        self.model = self.parallelised()
+        with self.stop:
+            while progress.epoch <= args.num_epoch:
+                epoch, suffixes = progress.epoch, []
+                self.train_one_epoch()
+                row = {
+                    "epoch": epoch,
+                    "train_loss": progress.mean_loss,
+                    "train_accuracy": progress.accuracy,
+                    "seconds": progress.seconds,
+                } | learning_rates(self.checkpoint.optimizer)
+                if epoch % args.ckpt_epoch == 0:
+                    suffixes.append(f"_epoch_{epoch}.pth")
+                if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
+                    self.checkpoint.save()  # whatever happens to the validation costs no training
+                    self.world.broadcast_buffers(self.network)
+                    val_loss, scores = self.validate()
+                    self.monitor.show_scores(val_loss, scores, progress)
+                    row["val_loss"] = val_loss
+                    row["pixel_accuracy"] = scores.pixel_accuracy
+                    row["mean_iou"] = scores.mean_iou
+                    if scores.mean_iou > progress.best:
+                        progress.best = scores.mean_iou
+                        suffixes.append("_best.pth")
+                self.monitor.show_incidents(progress)
+                progress.history.append(row)
+                progress.next_epoch()
+                self.checkpoint.save(*suffixes)
+                if "mean_iou" in row:
+                    self.monitor.draw_history(progress)
+
+    def train_one_epoch(self) -> None:
+        """Train on the pictures of the epoch, or on those that are left of it.
+
+        A step's loss is the mean over the labelled pixels of all its pictures, those of all
+        processes and of all accumulated batches: as if they were one batch. With class weights it
+        is the weighted mean. With `nn.DataParallel`, the means of all GPUs count alike.
+        """
+        args, world, progress = self.args, self.world, self.progress
+        optimizer, scaler = self.checkpoint.optimizer, self.checkpoint.scaler
+        sampler = self.data.sampler
+        sampler.epoch, sampler.start = progress.epoch, progress.pictures
+        step_size = sampler.batch_size * world.size * args.accumulate  # pictures
+        self.model.train()
+        if args.fix_bn:
+            freeze_batchnorm(self.model)
+        batches, start = iter(self.data.train), time.time()
+        with self.monitor.epoch(progress, step_size) as show_step:
+            while progress.pictures < progress.total:
+                chunk = list(islice(batches, args.accumulate))
+                waited = time.time() - start
+                weights, sums = self.weigh(chunk)
+                if sums.replaced:
+                    count_unreadable(defects_in(chunk), progress, world)
+                if sums.stop:
+                    self.save_and_exit()
+
+                done = progress.seen / (args.num_epoch * progress.total)
+                adjust_learning_rates(optimizer, poly_decay(done, args.lr_pow))
+                position = progress.epoch, progress.pictures, world.rank
+                torch.manual_seed(seed_of(args.seed, *position))  # for dropout
+                optimizer.zero_grad()
+                loss = torch.zeros((), device=world.device)
+                correct = torch.zeros((), dtype=torch.int64, device=world.device)
+                for i, (images, labels, *_) in enumerate(chunk):
+                    images = images.to(world.device, non_blocking=True)
+                    labels = labels.to(world.device, non_blocking=True)
+                    last = i == len(chunk) - 1
+                    with nullcontext() if last else world.no_sync(self.model):
+                        mean, right = self.model(images, labels, count_correct=True)
+                        # The batch's share in the mean over all pixels of the step, times the
+                        # world size: DistributedDataParallel averages gradients over the ranks.
+                        part = mean.mean() * (weights[i] * world.size / (sums.weight or 1))
+                        scaler.scale(part).backward()
+                    loss += part.detach()
+                    correct += right.sum()
+                pictures = min(step_size, progress.total - progress.pictures)
+                self.record(loss, correct, sums.labelled, pictures, chunk)
+                scale = scaler.get_scale()
+                scaler.step(optimizer)
+                scaler.update()
+                count_skipped(scaler.get_scale() < scale, progress)
+
+                progress.pictures += pictures
+                progress.seconds += time.time() - start
+                start = time.time()
+                show_step(waited, learning_rates(optimizer))
+                if time.monotonic() - self.checkpoint.last_save > 60 * args.ckpt_minutes:
+                    self.checkpoint.save()
+
+    def weigh(self, chunk: list[tuple]) -> tuple[list[float], "StepSums"]:
+        """The weight of each of a step's batches in its loss, and sums over all processes.
+
+        A batch's weight is the number of its labelled pixels, or the sum of their class weights.
+        """
+        weighted = self.data.class_weights
+        labelled = [int(is_labelled(labels, self.args.num_class).sum()) for _, labels, *_ in chunk]
+        weights: list[float] = [*labelled]
+        if weighted:
+            weights = [weighted.total(labels) for _, labels, *_ in chunk]
+        replaced = len(defects_in(chunk))
+        own = StepSums(bool(self.stop.signal), replaced, sum(labelled), sum(weights))
+        return weights, StepSums(*self.world.sum(own))
+
+    def record(
+        self, loss: Tensor, correct: Tensor, labelled: float, pictures: int, chunk: list[tuple]
+    ) -> None:
+        """Add a step's loss and hits to the epoch's.
+
+        Args:
+            loss: this process's share of the loss, times the world size, as in `train_one_epoch`.
+            correct: pixels that this process predicted right.
+            labelled: pixels of all processes.
+            pictures: of all processes.
+            chunk: this process's batches.
+
+        Raises:
+            UserError: the loss is not finite, and no gradient scaler skips the step.
+        """
+        world, progress = self.world, self.progress
+        mean_loss, all_correct = world.sum([loss.item() / world.size, correct.item()])
+        if math.isfinite(mean_loss):
+            progress.loss += mean_loss * pictures
+            progress.scored += pictures
+            progress.correct += round(all_correct)
+            progress.labelled += round(labelled)
+        elif not self.checkpoint.scaler.is_enabled():
+            names = [name for _, _, names, _ in chunk for name in names]
+            refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, world)
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[float, Scores]:
+        """Mean loss and scores on the validation crops; panels of the first few are drawn.
+
+        The loss is the mean over all labelled pixels alike, whatever batches, processes and class
+        weights are, so that runs compare.
+        """
+        world, num_class = self.world, len(self.data.classes.names)
+        # Not DistributedDataParallel, which would wait for processes that have no picture.
+        model = self.network if world.size > 1 else self.model
+        model.eval()
+        losses = AverageMeter()
+        shown: list[tuple] = []
+        confusion = ConfusionMatrix(num_class, world.device)
+        for images, labels, names in self.data.val:
+            if self.stop.signal:
+                self.exit()
+            pixels = int(is_labelled(labels, num_class).sum())
+            images, labels = images.to(world.device), labels.to(world.device)
+            logits = model(images)
+            predictions = upsample_argmax(logits, labels.shape[-2:])
+            losses.update(upsample_cross_entropy(logits, labels), pixels)
+            confusion.update(predictions, labels)
+            if len(shown) < NUM_PANELS:
+                shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
+        self.monitor.show_panels(shown[:NUM_PANELS], self.data.classes, self.progress)
+        world.all_reduce(confusion.counts)
+        loss, count = world.sum([float(losses.sum), losses.count])
+        return loss / count, confusion.scores()
+
+    def parallelised(self) -> nn.Module:
+        """The network, wrapped for several devices or compiled, as the settings say."""
+        args, model = self.args, self.model
+        if args.num_gpus > 1 and args.parallel == "dp":
+            model = nn.DataParallel(model, device_ids=range(args.num_gpus))
+        model = self.world.wrap(model)
+        if args.compile:
+            model.compile()
+        return model
+
+    def save_and_exit(self) -> NoReturn:
+        """Save, and end all processes as a signal asked one of them."""
+        self.checkpoint.save()
+        self.world.all_gather("saved")  # nobody leaves before that
+        self.exit()
+
+    def exit(self) -> NoReturn:
+        """End the process as a signal asked; all training so far has been saved before."""
+        number = self.stop.signal or signal.SIGTERM  # another process was asked
+        command = ["python", "train.py", "--resume", self.args.id, "--ckpt", self.args.ckpt]
+        logger.info("Stopped by %s after a save. To go on:", signal.Signals(number).name)
+        logger.info(shlex.join(command))
+        sys.exit(128 + number)
+
+
+def defects_in(chunk: list[tuple]) -> list[str]:
+    """Why pictures of some batches could not be read."""
+    return [defect for *_, reasons in chunk for defect in reasons if defect]
+
+
+def seed_of(*position: int) -> int:
+    """A random seed that depends on a position in a training alone."""
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0])
