@@ -1,14 +1,16 @@
 # make demo    train, score and use a network on an embedded sample of rendered scenes
 # make test    check the style and run all tests
-# make bench   measure speed and memory, and renew the tables and the picture of the README
-# make stress  kill trainings and feed damaged files, by the hundred and thousand (half an hour)
+# make quick   check the style and run the tests that train nothing: before every commit
+# make lint    check layout, style, types, imports and links
+# make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
+# make stress  crash trainings and feed damaged files, by the hundred and thousand (half an hour)
 # Each sets up .venv first; remove that folder to start afresh.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What a CPU of two cores learns in a few minutes: a rate for training from scratch, and crops that
-# show nearly all of a scene, as 128 pixels suit the fast convolutions of models/winograd.py.
+# Settings that learn something in a few minutes on two cores: a learning rate for training from
+# scratch, and crops of 128 pixels, which suit the fast convolutions of models/winograd.py.
 SAMPLE := --list_train data/sample/train.txt --list_val data/sample/val.txt \
 	--root_img data/sample/images --root_seg data/sample/annotations
 RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 --segSize 128 \
@@ -16,7 +18,7 @@ RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 
 	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
 HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
 
-.PHONY: setup demo test lint bench stress
+.PHONY: setup demo test quick lint bench stress
 
 setup: .venv/ready
 
@@ -36,9 +38,16 @@ demo: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+quick: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/tach check
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/md-dead-link-check; \
+	else echo "links are not checked outside of a git clone"; fi
 
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
