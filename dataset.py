@@ -28,6 +28,7 @@ Item = tuple[Tensor, Tensor, str]
 Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
 MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
+MAX_DRAWS = 100  # of pictures until one can be read
 WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 
@@ -156,25 +157,37 @@ class TrainDataset(CropDataset):
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:  # type: ignore[override]
         epoch, index, counts = key
         rng = random.Random(f"{self.seed} {epoch} {index}")  # takes a fifth of NumPy's time
-        defect = ""
-        while True:
-            try:
-                picture, label = self.load(index)
-                break
-            except UnreadableError as error:
-                if defect:
-                    raise  # two in a row are no accident
-                defect = str(error)
-                index = rng.randrange(len(self))
+        picture, label, index, defect = self.load_or_replace(index, rng)
         height, width = label.shape
         side = min(round(self.imgSize / rng.uniform(0.5, 1.5)), height, width)
         y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
         picture, label = self.crop(picture, label, y, x, side)
         if rng.random() < 0.5:
             picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)
-        if not counts:
-            label = np.zeros_like(label) - 1  # 255 in uint8
+        if not counts:  # several processes may read such a picture: none reports its defect
+            label, defect = np.zeros_like(label) - 1, ""  # 255 in uint8
         return *to_item(picture, label, self.names[index]), defect
+
+    def load_or_replace(
+        self, index: int, rng: random.Random
+    ) -> tuple[np.ndarray, np.ndarray, int, str]:
+        """A picture and its label, or those of another one that can be read.
+
+        Returns:
+            Picture and label as `load` has them, their index, and why the first choice could not be
+            read, or "".
+
+        Raises:
+            UserError: hardly any picture can be read.
+        """
+        defect = ""
+        for _ in range(MAX_DRAWS):
+            try:
+                return *self.load(index), index, defect
+            except UnreadableError as error:
+                defect = defect or str(error)
+                index = rng.randrange(len(self))
+        raise UserError(f"{defect}; nor could {MAX_DRAWS - 1} others that were drawn be read")
 
 
 class ValDataset(CropDataset):

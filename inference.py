@@ -1,7 +1,9 @@
 """Inference: load a run's network, and label whole pictures at several scales."""
 
 import argparse
+import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor
 from common.devices import select_amp
 from models import ModelBuilder, SegmentationModel
 from models.upsample import average_upsampled_probabilities, upsample_argmax
+from options import MIN_SIDE
+from utils import UserError
+
+logger = logging.getLogger(__name__)
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
-MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
 
 
 def load_network(
@@ -49,19 +54,46 @@ def predict(
         size: (H', W').
         short_side: pixels that the pictures' short side is scaled to; -1 = as many as it has.
         scales: factors of that; the probabilities are averaged over all of them.
+
+    Raises:
+        UserError: the network's output is not finite.
     """
     images = images.to(model.mean.device).float()
     height, width = images.shape[-2:]
     if short_side == -1:
         short_side = min(height, width)
+    sides = [round(short_side * scale) for scale in scales]
+    if min(sides) < MIN_SIDE:
+        tell_once(
+            "Pictures whose short side would be below %d pixels are scaled to that.", MIN_SIDE
+        )
     logits = [
-        model(resize(images, scaled_size((height, width), max(round(short_side * s), MIN_SIDE))))
-        for s in scales
+        model(resize(images, scaled_size((height, width), max(side, MIN_SIDE)))) for side in sides
     ]
+    check_finite(*logits)
     if len(logits) == 1:
         return upsample_argmax(logits[0], size)
     labels, _ = average_upsampled_probabilities(logits, size)
     return labels
+
+
+@cache
+def tell_once(message: str, *values: object) -> None:
+    """Log a message the first time that it comes up."""
+    logger.warning(message, *values)
+
+
+def check_finite(*logits: Tensor) -> None:
+    """Check the output of a network before it is turned into labels, which would look like any.
+
+    Raises:
+        UserError: some of it is not finite.
+    """
+    if not all(z.isfinite().all() for z in logits):
+        raise UserError(
+            "the network's output is not finite: half precision overflows (try --amp off), or its "
+            "weights are damaged (try another --suffix)"
+        )
 
 
 def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 from common.classes import ADE20K_CLASSES
 from utils import UserError
 
+MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
+
 Number = TypeVar("Number", int, float)
 
 
@@ -33,6 +35,11 @@ def within(kind: type[Number], low: float, high: float = math.inf) -> Callable[[
 def positive_or_all(text: str) -> int:
     """A type of flag: whole numbers of at least 1, or -1 for no limit."""
     return -1 if text == "-1" else positive(text)
+
+
+def side_or_all(text: str) -> int:
+    """A type of flag: sides of pictures that a network can see, or -1 for no limit."""
+    return -1 if text == "-1" else within(int, MIN_SIDE, 2**31)(text)
 
 
 positive = within(int, 1, 2**31)
@@ -67,7 +74,7 @@ SHARED: dict[str, dict[str, Any]] = {
     ),
     "num_val": dict(type=positive_or_all, help="use only the first so many pictures; -1 = all"),
     "batch_size": dict(type=positive, default=1, help="pictures at a time (only of equal size)"),
-    "imgSize": dict(type=positive_or_all, help="short side to scale pictures to; -1 = as they are"),
+    "imgSize": dict(type=side_or_all, help="short side to scale pictures to; -1 = as they are"),
     "segSize": dict(
         type=positive_or_all, default=-1, help="short side of the labels; -1 = as the picture"
     ),

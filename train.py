@@ -31,7 +31,6 @@ from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.flops import giga_macs
 from training.class_weights import find_class_weights
-from training.optimizer import freeze_batchnorm
 from training.options import parse_args
 from training.startup_checks import check_gpus, check_settings, check_validation, should_resume
 from training.trainer import Trainer, TrainingData
@@ -149,8 +148,6 @@ def build_network(
         weight = torch.from_numpy(weights.weight).float() if weights else None
         amp = select_amp(args.amp, world.device)
         network = SegmentationModel(encoder, decoder, amp, weight).to(world.device)
-        if args.fix_bn:
-            freeze_batchnorm(network)
         if world.size > 1 and wants_sync_bn(args, world.device):
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network

@@ -86,6 +86,19 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str | Path) -> st
     )
 
 
+def has_initial_weights(module: str, arch: str, source: str) -> bool:
+    """Whether weights from a source fill a module of an encoder; ImageNet's leave a ResNet's stem.
+
+    Args:
+        module: its name in the encoder.
+        arch: the encoder's name.
+        source: as `initialise_encoder` returns it.
+    """
+    if source == "imagenet" and arch.startswith("resnet"):
+        return module.startswith("layer")
+    return source != "none"
+
+
 def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
     """Load published weights; of ImageNet's ResNets only `layer1…layer4`: their stem differs."""
     if net not in URLS[source]:
@@ -103,8 +116,9 @@ def load_pretrained(encoder: nn.Module, net: str, source: str) -> None:
             raise ModelError(f"{path} does not fit {net}: {error}") from error
     elif source == "imagenet":
         own = encoder.state_dict()
-        stem = {key: value for key, value in own.items() if not key.startswith("layer")}
-        state = stem | {key: value for key, value in state.items() if key.startswith("layer")}
+        filled = {key for key in {*own, *state} if has_initial_weights(key, net, source)}
+        stem = {key: value for key, value in own.items() if key not in filled}
+        state = stem | {key: value for key, value in state.items() if key in filled}
     else:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     load_strictly(encoder, state, f"{path} does not fit {net}")

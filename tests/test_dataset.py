@@ -109,6 +109,23 @@ def test_an_unreadable_picture_is_replaced_by_another_of_the_epoch(data):
     assert torch.equal(items[1][0], training(data)[1, 1, True][0])
 
 
+def test_one_picture_that_can_be_read_stands_in_for_all_others(data):
+    for i in (0, 1, 2, 4, 5):
+        data.picture(f"train/{i}").write_bytes(b"no picture")
+    crops = training(data)
+    for index in range(6):
+        *_, name, defect = crops[1, index, True]
+        assert name == "train/3.jpg"
+        assert bool(defect) == (index != 3) and f"train/{index}.jpg" in (defect or "train/3.jpg")
+
+
+def test_a_picture_that_does_not_count_reports_no_defect(data):
+    """Each process without pictures of its own reads it."""
+    data.picture("train/1").write_bytes(b"no picture")
+    *_, defect = training(data)[1, 1, False]
+    assert defect == ""
+
+
 def test_pictures_that_are_all_unreadable_are_no_epoch(data):
     for i in range(6):
         data.picture(f"train/{i}").write_bytes(b"no picture")

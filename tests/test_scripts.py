@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from common.classes import ADE20K_CLASSES, read_classes
 from common.distributed import World
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from models import ModelBuilder, SegmentationModel
-from training.optimizer import adjust_learning_rates, make_optimizer
+from training.optimizer import adjust_learning_rates, make_optimizer, trained_batchnorm
 from training.options import make_parser
 from training.trainer import Trainer, TrainingData
 from visualize.video import open_video
@@ -188,6 +189,57 @@ def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
         for key, value in part.state_dict().items():
             of_batchnorm = key.rsplit(".", 1)[0] in norms
             assert torch.equal(trained[key], value) == of_batchnorm, key
+
+
+@pytest.mark.slow
+def test_fix_bn_lets_a_decoder_without_initial_weights_learn(script, data, tmp_path):
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
+    options = flags(id="mine", num_epoch=1, arch_decoder="psp_bilinear", fix_bn=1)
+    options += flags(weights_encoder=tmp_path / "encoder.pth")
+    result = script("train.py", *SMALL, *data.flags, *options)
+    assert result.code == 0 and "without initial weights learns: decoder.psp.0.2" in result.out
+    trained = torch.load("ckpt/mine/decoder_latest.pth")
+    assert not torch.equal(trained["psp.0.2.running_mean"], torch.zeros(512))
+    stem = torch.load("ckpt/mine/encoder_latest.pth")["bn1.running_mean"]
+    assert torch.equal(stem, encoder.bn1.running_mean)
+
+
+@pytest.mark.parametrize(
+    ("arch", "source", "fresh"),
+    [
+        ("resnet34_dilated8", "imagenet", {"bn1", "bn2", "bn3"}),
+        ("resnet34_dilated8", "places365", set()),
+        ("resnet34_dilated8", "encoder.pth", set()),
+    ],
+)
+def test_fix_bn_freezes_what_initial_weights_fill(arch, source, fresh):
+    """ImageNet's weights leave the stem of a ResNet random."""
+    encoder = ModelBuilder.build_encoder(arch, weights="none")
+    network = SegmentationModel(encoder, ModelBuilder.build_decoder(fc_dim=512))
+    args = SimpleNamespace(arch_encoder=arch, weights_decoder="")
+    frozen = trained_batchnorm(network, args, source)
+    norms = {n: m for n, m in encoder.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {name for name, norm in norms.items() if norm not in frozen} == fresh
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [1, 2])
+def test_labels_of_a_single_class_are_told_before_the_training(value, script, data):
+    """As 0/1 masks are with --label_offset 1."""
+    for path in data.folder.glob("annotations/val/*"):
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.where(label, value, 0).astype(np.uint8))
+    result = script("train.py", *SMALL, *data.flags, *flags(id="run", num_epoch=1))
+    assert result.code == 0 and f"are of class {value}: scores of them say nothing" in result.out
+
+
+@pytest.mark.parametrize("name", ["eval.py", "test.py"])
+def test_pictures_are_never_seen_smaller_than_asked_for(name, script, run):
+    """A network cannot see less than 32 pixels."""
+    options = ["--test_img", "x.jpg"] if name == "test.py" else []
+    result = script(name, "--id", "run", "--imgSize", "31", *options)
+    assert result.code == 2 and "--imgSize: must be at least 32" in result.err
 
 
 def test_each_part_has_its_own_learning_rate_and_decay():
@@ -491,20 +543,20 @@ def test_json_is_a_line_a_picture_with_shares_that_sum_to_one(script, data, run,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "target"),
+    ("name", "number", "target"),
     [
-        ("test.py", "result/0_prediction.png"),
-        ("test.py", "result/0_panel.png"),
-        ("eval.py", "result/run/val_1.png"),
+        ("test.py", 1, "result/0_prediction.png"),
+        ("test.py", 2, "result/0_panel.png"),
+        ("eval.py", 2, "result/run/val_1.png"),
     ],
 )
 def test_a_picture_that_the_disk_has_no_room_for_leaves_the_earlier_one(
-    name, target, script, data, run, monkeypatch
+    name, number, target, script, data, run, monkeypatch
 ):
-    save, target = Image.Image.save, Path(target)
+    save, target, calls = Image.Image.save, Path(target), count(1)
 
     def save_a_part(self, file, *args, **kwargs):
-        if not file.name.endswith(target.name):
+        if next(calls) != number:
             return save(self, file, *args, **kwargs)
         file.write(b"half of a pic")
         raise OSError(28, "No space left on device")
@@ -660,6 +712,7 @@ BAD_TRAINING = {
     "momentum of 1": (None, ["--beta1", "1"], ["--beta1", "below 1"]),
     "seed that is no number": (None, ["--seed", "nan"], ["--seed"]),
     "no device": (None, ["--device", "meta"], ["--device meta"]),
+    "a single class": (None, ["--num_class", "1"], ["--num_class 1", "give 2"]),
     "tiny crops": (None, ["--imgSize", "16"], ["--imgSize", "32"]),
     "no class table": (None, ["--list_class", "no.csv"], ["--list_class no.csv"]),
 }

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,7 @@ class Progress:
     skipped: int = 0  # steps of the epoch that the gradient scaler skipped
     skipped_in_a_row: int = 0
     replaced: int = 0  # pictures of the epoch that could not be read
+    forgiven: int = 0  # of these, the ones before the training was resumed
     unreadable: list[str] = field(default_factory=list)  # why, once each, of all epochs
     best: float = -1.0  # mean IoU
     history: list[dict[str, float]] = field(default_factory=list)
@@ -61,8 +63,8 @@ class Progress:
 
     @property
     def mean_loss(self) -> float:
-        """The mean loss of the epoch so far."""
-        return self.loss / max(self.scored, 1)
+        """The mean loss of the epoch so far; nan before the first finite one."""
+        return self.loss / self.scored if self.scored else math.nan
 
     @property
     def accuracy(self) -> float:
@@ -73,7 +75,7 @@ class Progress:
         """Begin an epoch: its counts start at 0."""
         self.epoch += 1
         self.pictures = self.scored = self.correct = self.labelled = 0
-        self.skipped = self.replaced = 0
+        self.skipped = self.replaced = self.forgiven = 0
         self.loss = self.seconds = 0.0
 
 
@@ -99,11 +101,12 @@ class Checkpoint:
         """Save as `latest`, and the weights under further suffixes, too; all of it or nothing.
 
         Raises:
-            UserError: it cannot be saved; the earlier save stays.
+            UserError: it cannot be saved, or some weights are not finite; the earlier save stays.
         """
         self.last_save = time.monotonic()
         if not self.is_main:
             return
+        self.check_finite()
         training = {
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
@@ -122,6 +125,19 @@ class Checkpoint:
             for part in PARTS:
                 files[f"{part}{suffix}"] = f"{part}_latest.pth"
         write_together(self.folder, files)
+
+    def check_finite(self) -> None:
+        """Check weights and BatchNorm's statistics: a dead network must not replace a living one.
+
+        Raises:
+            UserError: some are not finite.
+        """
+        for name, value in self.model.state_dict().items():
+            if not value.isfinite().all():
+                raise UserError(
+                    f"{name} of the network is not finite in epoch {self.progress.epoch}: lower "
+                    f"--lr_encoder and --lr_decoder; what was saved in {self.folder} stays"
+                )
 
     def load(self) -> None:
         """Go back to the last save.

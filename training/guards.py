@@ -1,9 +1,12 @@
-"""Guards against pictures that cannot be read and losses that are not finite."""
+"""Guards against pictures that cannot be read and numbers that are not finite."""
 
 import logging
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from common.distributed import World
-from training.checkpoint import Progress
+from training.checkpoint import Checkpoint, Progress
 from utils import UserError, abbreviate
 
 logger = logging.getLogger(__name__)
@@ -19,20 +22,31 @@ def count_unreadable(defects: list[str], progress: Progress, world: World) -> No
         defects: why this process's pictures could not be read.
         progress: of the training; it keeps the counts.
         world: the processes.
-
-    Raises:
-        UserError: too many cannot be read.
     """
     for defect in [defect for part in world.all_gather(defects) for defect in part]:
         progress.replaced += 1
         if defect not in progress.unreadable:
             progress.unreadable.append(defect)
             logger.warning("Replaced by another picture: %s", defect)
-    with world.fail_together():
-        if progress.replaced > MAX_UNREADABLE * progress.total:
+
+
+def refuse_unreadable(checkpoint: Checkpoint, world: World) -> None:
+    """End an epoch with too many replaced pictures. All processes call this together.
+
+    Training so far is saved, and a resumed run may meet as many again: it can always go on.
+
+    Raises:
+        UserError: too many could not be read.
+    """
+    progress = checkpoint.progress
+    if progress.replaced - progress.forgiven > MAX_UNREADABLE * progress.total:
+        if progress.seen:
+            checkpoint.save()
+        with world.fail_together():
             raise UserError(
                 f"more than {MAX_UNREADABLE:.0%} of the {progress.total} pictures of epoch "
-                f"{progress.epoch} cannot be read: {abbreviate(progress.unreadable, '; ')}"
+                f"{progress.epoch} cannot be read: {abbreviate(progress.unreadable, '; ')}; mend "
+                "them, or go on without them by --resume"
             )
 
 
@@ -54,6 +68,17 @@ def refuse_loss(loss: float, names: list[str], progress: Progress, world: World)
             f"the loss is {loss} in epoch {progress.epoch} after {progress.pictures} of its "
             f"pictures, at {pictures}: lower --lr_encoder and --lr_decoder; what was saved stays"
         )
+
+
+def batch_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The running statistics of BatchNorm, each with a copy, for `restore`."""
+    return [(buffer, buffer.clone()) for buffer in network.buffers()]
+
+
+def restore(statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Undo what a step did to running statistics: its activations overflowed."""
+    for buffer, copy in statistics:
+        buffer.copy_(copy)
 
 
 def count_skipped(skipped: bool, progress: Progress) -> None:

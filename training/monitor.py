@@ -158,16 +158,18 @@ class Monitor:
         """
         steps_logger.log(
             logging.DEBUG if self.bar else logging.INFO,  # the bar shows it all
-            "Epoch: [%d]%s, Time: %.2f, Data: %.2f, %s, Accuracy: %.2f%%, Loss: %.4f",
+            "Epoch: [%d]%s, Time: %.2f, Data: %.2f, %s, Accuracy: %.2f%%, Loss: %s",
             progress.epoch,
             iteration,
             times[0],
             times[1],
             ", ".join(f"{name}: {rate:.6f}" for name, rate in rates.items()),
             100 * progress.accuracy,
-            progress.mean_loss,
+            loss_text(progress),
         )
-        curves = {"loss/training": progress.mean_loss, "accuracy/training": progress.accuracy}
+        curves = {}
+        if progress.scored:
+            curves = {"loss/training": progress.mean_loss, "accuracy/training": progress.accuracy}
         curves |= {f"rate/{name}": rate for name, rate in rates.items()}
         self.add_to_board(curves, progress)
 
@@ -176,7 +178,7 @@ class Monitor:
         speed = self.pictures / (time.time() - self.since)  # with validations and saves
         left = self.num_epoch * progress.total - progress.seen
         return (
-            f"loss {progress.mean_loss:.4f}, accuracy {progress.accuracy:.1%}, "
+            f"loss {loss_text(progress)}, accuracy {progress.accuracy:.1%}, "
             f"lr {'/'.join(f'{rate:.1g}' for rate in rates.values())}, {speed:.1f} pictures/s, "
             f"data {waiting:.0%}, {peak_memory(self.device):.1f} GB, "
             f"all done in {timedelta(seconds=round(left / speed))}"
@@ -241,6 +243,11 @@ class Monitor:
             for name, value in values.items():
                 self.board.add_scalar(name, value, progress.seen)
             self.board.flush()
+
+
+def loss_text(progress: Progress) -> str:
+    """The mean loss of an epoch so far."""
+    return f"{progress.mean_loss:.4f}" if progress.scored else "none was finite"
 
 
 def summary_writer() -> "type[SummaryWriter]":

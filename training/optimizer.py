@@ -5,11 +5,19 @@ The learning rates begin at `--lr_encoder` and `--lr_decoder`. Before each step,
 """
 
 import argparse
+import logging
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+
+from models import SegmentationModel
+from models.weights import has_initial_weights
+from utils import abbreviate
+
+logger = logging.getLogger("training")
 
 
 def make_optimizer(
@@ -48,9 +56,39 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     return {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder}
 
 
-def freeze_batchnorm(model: nn.Module) -> None:
-    """Keep BatchNorm's statistics, scale and shift as they are."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-            module.requires_grad_(False)
+def trained_batchnorm(
+    network: SegmentationModel, args: argparse.Namespace, source: str
+) -> list[nn.Module]:
+    """The BatchNorm modules that begin with trained weights, for `freeze_batchnorm`.
+
+    The others are told: their statistics are random, and freezing them would spoil the features.
+
+    Args:
+        network: encoder and decoder.
+        args: the settings.
+        source: where the encoder's initial weights are from.
+    """
+    trained: list[nn.Module] = []
+    fresh: list[str] = []
+    for name, module in network.named_modules():
+        part, _, own_name = name.partition(".")
+        if not isinstance(module, _BatchNorm):
+            continue
+        if part == "encoder":
+            is_trained = has_initial_weights(own_name, args.arch_encoder, source)
+        else:
+            is_trained = bool(args.weights_decoder)
+        if is_trained:
+            trained.append(module)
+        else:
+            fresh.append(name)
+    if fresh:
+        logger.info("BatchNorm without initial weights learns: %s", abbreviate(fresh))
+    return trained
+
+
+def freeze_batchnorm(norms: Iterable[nn.Module]) -> None:
+    """Keep the statistics, scale and shift of BatchNorm modules as they are."""
+    for norm in norms:
+        norm.eval()
+        norm.requires_grad_(False)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from common.distributed import is_launched
 from common.runs import existing_run, is_run, read_config, run_folder
-from inference import MIN_SIDE
-from options import Parser, positive, within
+from options import MIN_SIDE, Parser, positive, within
 from utils import UserError
 
 # The settings that a network depends on; a resumed training keeps them.

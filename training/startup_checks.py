@@ -1,6 +1,7 @@
 """Checks before the first step: mistakes that would otherwise end a training later."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from common.files import check_writable
 from common.metrics import is_labelled
 from common.runs import is_run, new_run, run_folder
 from utils import UserError
+
+logger = logging.getLogger("training")
 
 
 def should_resume(args: argparse.Namespace, world: World) -> bool:
@@ -41,6 +44,8 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
     with world.fail_together():
         if args.parallel == "dp" and is_launched():
             raise UserError("--parallel dp is for a single process; leave it out")
+        if args.num_class == 1:
+            raise UserError("--num_class 1: a single class leaves nothing to tell apart; give 2")
         if not is_launched():
             check_gpus(args.num_gpus, world.device)
         if args.fix_bn and args.weights_encoder == "none":
@@ -59,12 +64,22 @@ def check_validation(args: argparse.Namespace, world: World, loader: DataLoader)
     Raises:
         UserError: a file cannot be read, or no crop has a labelled pixel.
     """
+    found: set[int] = set()
     with world.fail_together():
-        labelled = [bool(is_labelled(labels, args.num_class).any()) for _, labels, _ in loader]
-    some_labelled = any(world.all_gather(any(labelled)))
+        for _, labels, _ in loader:
+            found.update(labels[is_labelled(labels, args.num_class)].unique().tolist())
+    present = sorted(set().union(*world.all_gather(found)))
     with world.fail_together():
-        if not some_labelled:
+        if not present:
             raise UserError(f"{args.list_val}: no label has a labelled pixel in its crop")
+    if len(present) == 1:
+        logger.warning(
+            "WARNING: all labelled pixels of the validation crops are of class %d: scores of them "
+            "say nothing. Check --label_offset (%d) and the labels: python prepare.py --list %s",
+            present[0] + 1,
+            args.label_offset,
+            args.list_val,
+        )
 
 
 def check_gpus(num_gpus: int, device: torch.device) -> None:

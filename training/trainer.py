@@ -28,11 +28,19 @@ from common.distributed import World
 from common.metrics import AverageMeter, ConfusionMatrix, Scores, is_labelled
 from common.runs import read_config, run_folder
 from dataset import EpochSampler
+from inference import check_finite
 from models import SegmentationModel
 from models.upsample import upsample_argmax, upsample_cross_entropy
 from training.checkpoint import Checkpoint, Progress
 from training.class_weights import ClassWeights
-from training.guards import count_skipped, count_unreadable, refuse_loss
+from training.guards import (
+    batch_statistics,
+    count_skipped,
+    count_unreadable,
+    refuse_loss,
+    refuse_unreadable,
+    restore,
+)
 from training.monitor import Monitor
 from training.optimizer import (
     adjust_learning_rates,
@@ -40,6 +48,7 @@ from training.optimizer import (
     learning_rates,
     make_optimizer,
     poly_decay,
+    trained_batchnorm,
 )
 from utils import StopRequest, UserError
 
@@ -95,6 +104,7 @@ class Trainer:
     Attributes:
         model: the network as a step calls it: wrapped for several devices, or compiled.
         checkpoint: what is saved; it owns optimiser, gradient scaler and progress.
+        frozen: the BatchNorm modules that stay as they are.
         stop: whether a signal asked the training to end.
     """
 
@@ -110,6 +120,7 @@ class Trainer:
         self.model: nn.Module = network
         self.data = data
         self.world = world
+        self.frozen: list[nn.Module] = []
         self.stop = StopRequest()
         encoder, decoder = network.encoder, network.decoder
         scaler = GradScaler(world.device.type, enabled=network.amp == torch.float16)
@@ -139,6 +150,7 @@ class Trainer:
         total, folder = self.progress.total, self.checkpoint.folder
         self.checkpoint.config["weights_used"] = read_config(folder).get("weights_used")
         self.checkpoint.load()
+        self.progress.forgiven = self.progress.replaced
         if self.progress.total != total:
             raise UserError(
                 f"{self.args.list_train} names {total} pictures, but {folder} was begun with "
@@ -148,17 +160,20 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch."""
         args, progress = self.args, self.progress
+        if args.fix_bn:
+            source = self.world.all_gather(self.checkpoint.config["weights_used"])[0]
+            self.frozen = trained_batchnorm(self.network, args, source)
+            freeze_batchnorm(self.frozen)
         self.model = self.parallelised()
         with self.stop:
             while progress.epoch <= args.num_epoch:
                 epoch, suffixes = progress.epoch, []
                 self.train_one_epoch()
-                row = {
-                    "epoch": epoch,
-                    "train_loss": progress.mean_loss,
-                    "train_accuracy": progress.accuracy,
-                    "seconds": progress.seconds,
-                } | learning_rates(self.checkpoint.optimizer)
+                row = {"epoch": epoch, "seconds": progress.seconds}
+                if progress.scored:
+                    row["train_loss"] = progress.mean_loss
+                    row["train_accuracy"] = progress.accuracy
+                row |= learning_rates(self.checkpoint.optimizer)
                 if epoch % args.ckpt_epoch == 0:
                     suffixes.append(f"_epoch_{epoch}.pth")
                 if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
@@ -192,8 +207,7 @@ class Trainer:
         sampler.epoch, sampler.start = progress.epoch, progress.pictures
         step_size = sampler.batch_size * world.size * args.accumulate  # pictures
         self.model.train()
-        if args.fix_bn:
-            freeze_batchnorm(self.model)
+        freeze_batchnorm(self.frozen)
         batches, start = iter(self.data.train), time.time()
         with self.monitor.epoch(progress, step_size) as show_step:
             while progress.pictures < progress.total:
@@ -202,6 +216,8 @@ class Trainer:
                 weights, sums = self.weigh(chunk)
                 if sums.replaced:
                     count_unreadable(defects_in(chunk), progress, world)
+                    if not progress.seen:  # nothing has been trained yet, and nothing is left
+                        refuse_unreadable(self.checkpoint, world)
                 if sums.stop:
                     self.save_and_exit()
 
@@ -210,6 +226,7 @@ class Trainer:
                 position = progress.epoch, progress.pictures, world.rank
                 torch.manual_seed(seed_of(args.seed, *position))  # for dropout
                 optimizer.zero_grad()
+                statistics = batch_statistics(self.network) if scaler.is_enabled() else []
                 loss = torch.zeros((), device=world.device)
                 correct = torch.zeros((), dtype=torch.int64, device=world.device)
                 for i, (images, labels, *_) in enumerate(chunk):
@@ -226,17 +243,29 @@ class Trainer:
                     correct += right.sum()
                 pictures = min(step_size, progress.total - progress.pictures)
                 self.record(loss, correct, sums.labelled, pictures, chunk)
-                scale = scaler.get_scale()
-                scaler.step(optimizer)
-                scaler.update()
-                count_skipped(scaler.get_scale() < scale, progress)
+                self.optimizer_step(statistics)
 
                 progress.pictures += pictures
                 progress.seconds += time.time() - start
                 start = time.time()
                 show_step(waited, learning_rates(optimizer))
+                refuse_unreadable(self.checkpoint, world)
                 if time.monotonic() - self.checkpoint.last_save > 60 * args.ckpt_minutes:
                     self.checkpoint.save()
+
+    def optimizer_step(self, statistics: list[tuple[Tensor, Tensor]]) -> None:
+        """Update the weights, unless the gradient scaler finds that a gradient overflowed.
+
+        Args:
+            statistics: of BatchNorm before the step, which is undone then.
+        """
+        scaler = self.checkpoint.scaler
+        scale = scaler.get_scale()
+        scaler.step(self.checkpoint.optimizer)
+        scaler.update()
+        if skipped := scaler.get_scale() < scale:
+            restore(statistics)
+        count_skipped(skipped, self.progress)
 
     def weigh(self, chunk: list[tuple]) -> tuple[list[float], "StepSums"]:
         """The weight of each of a step's batches in its loss, and sums over all processes.
@@ -284,6 +313,9 @@ class Trainer:
 
         The loss is the mean over all labelled pixels alike, whatever batches, processes and class
         weights are, so that runs compare.
+
+        Raises:
+            UserError: the network's output is not finite, or a picture cannot be read.
         """
         world, num_class = self.world, len(self.data.classes.names)
         # Not DistributedDataParallel, which would wait for processes that have no picture.
@@ -292,17 +324,19 @@ class Trainer:
         losses = AverageMeter()
         shown: list[tuple] = []
         confusion = ConfusionMatrix(num_class, world.device)
-        for images, labels, names in self.data.val:
-            if self.stop.signal:
-                self.exit()
-            pixels = int(is_labelled(labels, num_class).sum())
-            images, labels = images.to(world.device), labels.to(world.device)
-            logits = model(images)
-            predictions = upsample_argmax(logits, labels.shape[-2:])
-            losses.update(upsample_cross_entropy(logits, labels), pixels)
-            confusion.update(predictions, labels)
-            if len(shown) < NUM_PANELS:
-                shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
+        with world.fail_together():
+            for images, labels, names in self.data.val:
+                if self.stop.signal:
+                    self.exit()
+                pixels = int(is_labelled(labels, num_class).sum())
+                images, labels = images.to(world.device), labels.to(world.device)
+                logits = model(images)
+                check_finite(logits)
+                predictions = upsample_argmax(logits, labels.shape[-2:])
+                losses.update(upsample_cross_entropy(logits, labels), pixels)
+                confusion.update(predictions, labels)
+                if len(shown) < NUM_PANELS:
+                    shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
         self.monitor.show_panels(shown[:NUM_PANELS], self.data.classes, self.progress)
         world.all_reduce(confusion.counts)
         loss, count = world.sum([float(losses.sum), losses.count])

@@ -1,8 +1,11 @@
 """What goes wrong in a training is counted and told, or ends it in one line."""
 
+import csv
 import os
 import signal
 from functools import partial
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +14,16 @@ import torch
 import dataset
 import train
 from common.distributed import World
+from dataset import EpochSampler
 from models import SegmentationModel
 from training.checkpoint import Progress
-from training.guards import MAX_SKIPPED, count_skipped, count_unreadable, refuse_loss
+from training.guards import (
+    MAX_SKIPPED,
+    count_skipped,
+    count_unreadable,
+    refuse_loss,
+    refuse_unreadable,
+)
 from utils import UserError
 
 from ..conftest import SMALL, flags
@@ -44,13 +54,34 @@ def test_an_unreadable_picture_is_named_once(caplog):
     ]
 
 
-def test_more_than_one_in_a_hundred_end_the_run_with_the_list():
+def test_more_than_one_in_a_hundred_end_the_run_with_the_list_after_a_save():
+    saves = []
     progress = Progress(total=300, epoch=4)
+    checkpoint = SimpleNamespace(progress=progress, save=lambda: saves.append(progress.replaced))
     count_unreadable(["a is cut", "b is cut", "c is cut"], progress, ALONE)
+    refuse_unreadable(checkpoint, ALONE)
+    assert not saves
+    count_unreadable(["d is cut"], progress, ALONE)
     with pytest.raises(
         UserError, match="1% of the 300 .* epoch 4 .*: a is cut; b is cut; c is cut; d"
     ):
-        count_unreadable(["d is cut"], progress, ALONE)
+        refuse_unreadable(checkpoint, ALONE)
+    assert saves == [4]
+
+
+@pytest.mark.slow
+def test_a_run_with_too_many_unreadable_pictures_goes_on_each_time_it_is_resumed(script, data):
+    """Only the first of six pictures can be read: it stands in for all others."""
+    first = next(iter(EpochSampler(6, 1, seed=1234)))[0][1]
+    for i in {*range(6)} - {first}:
+        data.picture(f"train/{i}").write_bytes(b"no picture")
+    options = flags(id="run", num_epoch=1, batch_size_per_gpu=1, resume=1)
+    codes = []
+    while not codes or codes[-1] == 2 and len(codes) < 9:
+        result = script("train.py", *SMALL, *data.flags, *options)
+        codes.append(result.code)
+    assert codes == [2, 2, 2, 2, 2, 0], result.err
+    assert "unreadable pictures that were replaced: 5," in result.out
 
 
 @pytest.mark.slow
@@ -87,6 +118,59 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(script, data, monke
     assert all(value.isfinite().all() for value in weights.values())
 
 
+@pytest.mark.slow
+def test_a_dead_network_is_not_saved_over_a_living_one(script, data, monkeypatch):
+    """The optimiser's second step makes a weight infinite, though its loss was finite."""
+    steps = count(1)
+    step = torch.optim.SGD.step
+
+    def deadly(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        if next(steps) == 2:
+            self.param_groups[0]["params"][0].data[0] = torch.inf
+
+    monkeypatch.setattr("torch.optim.SGD.step", deadly)
+    options = flags(id="run", ckpt_minutes=0, num_epoch=1)
+    result = script("train.py", *SMALL, *data.flags, *options)
+    assert result.code == 2 and "encoder.conv1.weight of the network is not finite" in result.err
+    assert torch.load("ckpt/run/training_latest.pth")["progress"]["pictures"] == 3
+    assert torch.load("ckpt/run/encoder_latest.pth")["conv1.weight"].isfinite().all()
+
+
+@pytest.mark.slow
+def test_a_network_whose_output_is_not_finite_has_no_scores_and_no_labels(script, data):
+    """A single weight of a single class is spoilt."""
+    options = flags(id="run", num_epoch=1)
+    assert script("train.py", *SMALL, *data.flags, *options).code == 0
+    path = "ckpt/run/decoder_best.pth"
+    weights = torch.load(path)
+    weights["conv_last.weight"][2, 0] = torch.nan
+    torch.save(weights, path)
+    picture = flags(test_img=data.picture("val/0"), result="out")
+    for command in (["eval.py", "--workers", "0"], ["test.py", *picture]):
+        result = script(command[0], "--id", "run", *command[1:])
+        assert result.code == 2 and result.err.count("\n") == 1
+        assert "output is not finite" in result.err and "--amp off" in result.err
+    assert not Path("result/run/scores.json").exists() and not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_a_validation_whose_output_is_not_finite_ends_the_run(script, data, monkeypatch):
+    """As where half precision overflows; the save before the validation stays."""
+    forward = train.SegmentationModel.forward
+
+    def overflowing(self, images, labels=None, **flags):
+        out = forward(self, images, labels, **flags)
+        return out if labels is not None else out / 0
+
+    monkeypatch.setattr("models.SegmentationModel.forward", overflowing)
+    result = script("train.py", *SMALL, *data.flags, *flags(id="run", num_epoch=1))
+    assert result.code == 2 and "output is not finite" in result.err
+    assert "mIoU" not in result.out
+    names = {path.name for path in Path("ckpt/run").glob("*.pth")}
+    assert names == {"encoder_latest.pth", "decoder_latest.pth", "training_latest.pth"}
+
+
 def test_skipped_steps_are_counted_and_only_a_run_of_them_ends_the_training():
     progress = Progress()
     for skipped in 3 * [*MAX_SKIPPED * [True], False]:
@@ -117,6 +201,27 @@ def test_a_gradient_that_overflows_once_costs_a_step_and_no_more(script, data, m
     assert "the gradient scaler skipped: 1" in result.out
     weights = torch.load("ckpt/run/encoder_latest.pth", weights_only=True)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.slow
+def test_an_epoch_without_a_finite_loss_shows_none(script, data, monkeypatch):
+    monkeypatch.setattr(
+        "training.trainer.GradScaler", partial(torch.amp.GradScaler, init_scale=8.0)
+    )
+    forward = train.SegmentationModel.forward
+
+    def spoilt(self, images, labels=None, **flags):
+        out = forward(self, images, labels, **flags)
+        return out if labels is None else (out[0] * torch.inf, out[1])
+
+    monkeypatch.setattr("models.SegmentationModel.forward", spoilt)
+    options = flags(id="run", amp="fp16", num_epoch=1)
+    result = script("train.py", *SMALL, *data.flags, *options)
+    assert result.code == 0, result.err
+    assert "Loss: none was finite" in result.out and "Loss: nan" not in result.out
+    with Path("ckpt/run/history.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["train_loss"] == row["train_accuracy"] == "" and row["val_loss"]
 
 
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(script, data, monkeypatch):
