@@ -132,12 +132,14 @@ class Checkpoint:
         Raises:
             UserError: some are not finite.
         """
-        for name, value in self.model.state_dict().items():
-            if not value.isfinite().all():
-                raise UserError(
-                    f"{name} of the network is not finite in epoch {self.progress.epoch}: lower "
-                    f"--lr_encoder and --lr_decoder; what was saved in {self.folder} stays"
-                )
+        for part in PARTS:
+            for name, value in getattr(self.model, part).state_dict().items():
+                if not value.isfinite().all():
+                    raise UserError(
+                        f"{part}.{name} of the network is not finite in epoch "
+                        f"{self.progress.epoch}: lower --lr_encoder and --lr_decoder; what was "
+                        f"saved in {self.folder} stays"
+                    )
 
     def load(self) -> None:
         """Go back to the last save.
