@@ -169,6 +169,8 @@ def score_share(
             counts.update(prediction, label.to(world.device))
             confusion.counts += counts.counts
             collector.add(places[name], counts.counts.cpu().numpy())
+            if not (args.report or args.visualize):
+                continue
             picture = image.permute(1, 2, 0).numpy()
             maps = label.long().numpy(), prediction.cpu().numpy()
             if args.report:

@@ -5,6 +5,7 @@ Text of others (names of classes and files, settings) goes in as JSON and become
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,18 @@ class Evaluation:
     scores: Scores
     classes: Classes
     settings: dict
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Pixels 3 x C of all pictures: hits, labelled, predicted."""
+        rows = self.collected.rows
+        return np.stack([rows[place] for place in range(len(self.names))]).sum(0)
+
+    @property
+    def present(self) -> np.ndarray:
+        """The classes that occur in a label or a prediction."""
+        _, labelled, predicted = self.pixels
+        return np.flatnonzero(labelled + predicted)
 
 
 def build_page(evaluation: Evaluation) -> bytes:
@@ -75,21 +88,9 @@ def summary(scores: Scores) -> dict[str, float]:
     }
 
 
-def total_pixels(evaluation: Evaluation) -> np.ndarray:
-    """Pixels 3 x C of all pictures: hits, labelled, predicted."""
-    rows = evaluation.collected.rows
-    return np.stack([rows[place] for place in range(len(evaluation.names))]).sum(0)
-
-
-def present_classes(evaluation: Evaluation) -> np.ndarray:
-    """The classes that occur in a label or a prediction."""
-    _, labelled, predicted = total_pixels(evaluation)
-    return np.flatnonzero(labelled + predicted)
-
-
 def class_rows(evaluation: Evaluation) -> list[dict]:
     """Name and scores of each class that occurs."""
-    hits, labelled, predicted = total_pixels(evaluation)
+    hits, labelled, predicted = evaluation.pixels
     share = labelled / max(labelled.sum(), 1)
     return [
         {
@@ -100,13 +101,13 @@ def class_rows(evaluation: Evaluation) -> list[dict]:
             "precision": ratio(hits[c], predicted[c]),
             "share": float(share[c]),
         }
-        for c in present_classes(evaluation)
+        for c in evaluation.present
     ]
 
 
 def confusion_cells(evaluation: Evaluation) -> list[list[int]]:
     """(row, column, pixels) of the confusion matrix of the classes that occur, without zeros."""
-    present = present_classes(evaluation)
+    present = evaluation.present
     part = evaluation.confusion[np.ix_(present, present)]
     return [[int(i), int(j), int(part[i, j])] for i, j in np.argwhere(part)]
 
