@@ -59,21 +59,17 @@ def predict(
         UserError: the network's output is not finite.
     """
     images = images.to(model.mean.device).float()
-    height, width = images.shape[-2:]
     if short_side == -1:
-        short_side = min(height, width)
-    sides = [round(short_side * scale) for scale in scales]
-    if min(sides) < MIN_SIDE:
-        tell_once(
-            "Pictures whose short side would be below %d pixels are scaled to that.", MIN_SIDE
-        )
-    logits = [
-        model(resize(images, scaled_size((height, width), max(side, MIN_SIDE)))) for side in sides
-    ]
+        short_side = min(images.shape[-2:])
+    logits, extents = [], []
+    for scale in scales:
+        scaled = resize(images, short_side * scale)
+        logits.append(model(scaled))
+        extents.append(model.encoder.extent(scaled))
     check_finite(*logits)
     if len(logits) == 1:
-        return upsample_argmax(logits[0], size)
-    labels, _ = average_upsampled_probabilities(logits, size)
+        return upsample_argmax(logits[0], size, extents[0])
+    labels, _ = average_upsampled_probabilities(logits, size, extents)
     return labels
 
 
@@ -105,12 +101,23 @@ def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(images: Tensor, short_side: float) -> Tensor:
     """Pictures B x 3 x H x W in floating point, scaled bilinearly and, as in training, not aliased.
 
-    Down to a half, bilinear interpolation uses every pixel; only below is antialiasing needed.
+    Down to a half, bilinear interpolation uses every pixel; only below is antialiasing needed. The
+    side that is asked for decides, not the one it is rounded to: half of 141 pixels is a half.
+
+    Args:
+        images: B x 3 x H x W.
+        short_side: pixels that the short side is to have, a fraction or not; `MIN_SIDE` at least.
     """
+    if short_side < MIN_SIDE:
+        tell_once(
+            "Pictures whose short side would be below %d pixels are scaled to that.", MIN_SIDE
+        )
+        short_side = MIN_SIDE
+    size = scaled_size(images.shape[-2:], round(short_side))
     if size == tuple(images.shape[-2:]):
         return images
-    antialias = images.shape[-2] > 2 * size[0]
+    antialias = short_side < min(images.shape[-2:]) / 2
     return F.interpolate(images, size=size, mode="bilinear", antialias=antialias)

@@ -98,7 +98,9 @@ def growth() -> list[Row]:
 def photograph() -> list[Row]:
     """Time and memory of a photograph's labels from several scales."""
     logits = [random_logits(150, *(round(n * s) for n in PHOTOGRAPH)) for s in SCALES]
-    milliseconds, megabytes = measure(partial(average_upsampled_probabilities, logits, PHOTOGRAPH))
+    milliseconds, megabytes = measure(
+        partial(average_upsampled_probabilities, logits, PHOTOGRAPH, [None] * len(logits))
+    )
     size = "4000 x 6000, 150 classes"
     return [{"pixels and classes": size, "ms": milliseconds, "extra MB": megabytes}]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .upsample import upsample
+from .upsample import Extent, upsample
 from .winograd import conv3x3
 
 
@@ -32,11 +32,26 @@ class BilinearDecoder(nn.Module, ABC):
     def logits(self, features: Tensor) -> Tensor:
         """Logits B x num_class x h x w of features B x fc_dim x h x w."""
 
-    def forward(self, features: Tensor, segSize: int | tuple[int, int] | None = None) -> Tensor:
-        """Log-probabilities (or probabilities) B x num_class x segSize of features."""
+    def forward(
+        self,
+        features: Tensor,
+        segSize: int | tuple[int, int] | None = None,
+        extent: Extent | None = None,
+    ) -> Tensor:
+        """Log-probabilities (or probabilities) of features.
+
+        Args:
+            features: B x fc_dim x h x w.
+            segSize: output size in pixels, a side or (height, width); None = the default.
+            extent: the pictures' height and width in features, as `Encoder.extent` has them; None =
+                (h, w), which is right for multiples of the encoder's stride.
+
+        Returns:
+            B x num_class x segSize.
+        """
         size = self.segSize if segSize is None else segSize
         height, width = (size, size) if isinstance(size, int) else size
-        logits = upsample(self.logits(features), (height, width))  # B x num_class x H x W
+        logits = upsample(self.logits(features), (height, width), extent)  # B x num_class x H x W
         return logits.softmax(dim=1) if self.use_softmax else logits.log_softmax(dim=1)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .upsample import Extent
+
 
 class Encoder(nn.Module, ABC):
     """Pictures to features, block by block.
@@ -26,6 +28,14 @@ class Encoder(nn.Module, ABC):
     output_stride: int
     weights_source: str = "none"
     grad_checkpoint: bool = False
+
+    def extent(self, images: Tensor) -> Extent:
+        """Height and width of pictures … x H x W in features, each of which covers s pixels.
+
+        It is a fraction where a side is no multiple of s, unlike the number of features.
+        """
+        height, width = images.shape[-2:]
+        return height / self.output_stride, width / self.output_stride
 
     @abstractmethod
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:

@@ -12,7 +12,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from .decoders import BilinearDecoder
 from .encoder import Encoder
-from .upsample import upsample_cross_entropy
+from .upsample import Extent, upsample_cross_entropy
 from .windows import encode_in_windows
 
 # Pictures of up to so many pixels are encoded at once, larger ones in windows, except in training.
@@ -80,25 +80,26 @@ class SegmentationModel(nn.Module):
                 stride = self.encoder.output_stride
                 features = encode_in_windows(self.features, images, stride, WINDOW, OVERLAP)
             logits = self.decoder.logits(features)
-        return logits if labels is None else self.loss(logits, labels, count_correct)
+        if labels is None:
+            return logits
+        return self.loss(logits, labels, self.encoder.extent(images), count_correct)
 
     def loss(
-        self, logits: Tensor, labels: Tensor, count_correct: bool = False
+        self, logits: Tensor, labels: Tensor, extent: Extent, count_correct: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The training loss; to train with another one, change this method.
 
         Args:
             logits: B x num_class x h x w, in half precision with `amp`.
             labels: B x H x W, integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
+            extent: height and width of the pictures in features.
             count_correct: also give the number of pixels that are predicted right.
 
         Returns:
             A scalar: a mean over the labelled pixels, 0 where there are none. With `count_correct`,
             beside it, that number (int64).
         """
-        return upsample_cross_entropy(
-            logits, labels, weight=self.class_weight, count_correct=count_correct
-        )
+        return upsample_cross_entropy(logits, labels, extent, self.class_weight, count_correct)
 
     def features(self, images: Tensor) -> Tensor:
         """The encoder's features, B x fc_dim x h x w, of pictures B x 3 x H x W in 0…255."""

@@ -5,6 +5,10 @@ than the network: 150 classes of 384 x 384 pixels are 88 MB a picture, and a sof
 gradients make it four times that. Here that tensor never exists. Bands of its rows are computed one
 at a time. Each is small enough to stay in the cache, becomes its part of the loss and the gradient,
 or labels, and is overwritten by the next.
+
+A feature covers `stride` pixels. Where a side of n pixels is no multiple of that, the last feature
+reaches beyond the picture (or, of VGG, ends within it): the picture's extent is n / stride features,
+not as many as there are. Output i of N lies at (i + ½) · (n / stride) / N - ½.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +29,25 @@ from torch.autograd.function import once_differentiable
 CPU_BAND_BYTES = 2**22
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
+Extent = tuple[float, float]
+
 
 @torch.compiler.disable
 def upsample_cross_entropy(
     logits: Tensor,
     labels: Tensor,
-    ignore_index: int = -1,
+    extent: Extent | None = None,
     weight: Tensor | None = None,
     count_correct: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
 
-    Equals `F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels, …)`.
+    Equals `F.cross_entropy(upsample(logits, labels.shape[-2:], extent), labels, weight, …)`.
 
     Args:
         logits: B x C x h x w, any floating point; half precision is computed in single.
-        labels: B x H x W of an integer type; pixels equal to `ignore_index`, as that type holds it
-            (-1 is 255 in uint8), do not count.
+        labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
+        extent: the pictures' height and width in features; None = (h, w).
         weight: C, weights of the classes.
         count_correct: also count the pixels whose label has the largest logit.
 
@@ -49,9 +55,7 @@ def upsample_cross_entropy(
         The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
         `count_correct`, beside it, the number of correct pixels (int64).
     """
-    if labels.dtype == torch.uint8:
-        ignore_index %= 256
-    loss, correct = UpsampleCrossEntropy.apply(logits, labels, ignore_index, weight, count_correct)
+    loss, correct = UpsampleCrossEntropy.apply(logits, labels, extent, weight, count_correct)
     return (loss, correct) if count_correct else loss
 
 
@@ -63,11 +67,12 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         labels: Tensor,
-        ignore_index: int,
+        extent: Extent | None,
         weight: Tensor | None,
         count_correct: bool,
     ) -> tuple[Tensor, Tensor]:
-        upsampling = Upsampling(logits, labels.shape[-2:])
+        unlabelled = 255 if labels.dtype == torch.uint8 else -1
+        upsampling = Upsampling(logits, labels.shape[-2:], extent)
         loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
         total_weight = torch.zeros_like(loss)
         correct = torch.zeros((), dtype=torch.int64, device=logits.device)
@@ -75,7 +80,7 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         band, log_p = upsampling.new_band(), upsampling.new_band()
         for b, top, bottom in upsampling.bands():
             target = labels[b, top:bottom].unsqueeze(-1).long()  # rows x W x 1
-            labelled = target != ignore_index
+            labelled = target != unlabelled
             target = target.where(labelled, 0)
             pixel_weight = labelled.to(loss.dtype)
             if weight is not None:
@@ -110,9 +115,18 @@ class UpsampleCrossEntropy(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Labels B x H x W of logits B x C x h x w, in the smallest type that fits; `size` = (H, W)."""
-    upsampling = Upsampling(logits, size)
+def upsample_argmax(logits: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """The classes with the largest upsampled logit.
+
+    Args:
+        logits: B x C x h x w.
+        size: (H, W).
+        extent: the pictures' height and width in features; None = (h, w).
+
+    Returns:
+        Labels B x H x W, in the smallest type that fits.
+    """
+    upsampling = Upsampling(logits, size, extent)
     labels, band = upsampling.new_labels(), upsampling.new_band()
     for b, top, bottom in upsampling.bands():
         part = upsampling.up(b, top, bottom, out=band, classes_last=False)
@@ -122,18 +136,19 @@ def upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 @torch.compiler.disable
 def average_upsampled_probabilities(
-    logits: Sequence[Tensor], size: Sequence[int]
+    logits: Sequence[Tensor], size: Sequence[int], extents: Sequence[Extent | None]
 ) -> tuple[Tensor, Tensor]:
     """The classes with the largest mean probability, and that probability.
 
     Args:
         logits: several B x C x h x w, whose h and w may differ.
         size: (H, W).
+        extents: for each of them, the pictures' height and width in features; None = (h, w).
 
     Returns:
         Labels B x H x W, in the smallest type that fits, and probabilities B x H x W.
     """
-    upsamplings = [Upsampling(z, size) for z in logits]
+    upsamplings = [Upsampling(z, size, e) for z, e in zip(logits, extents, strict=True)]
     first = upsamplings[0]
     labels = first.new_labels()
     winning = torch.empty(labels.shape, dtype=first.dtype, device=labels.device)
@@ -147,14 +162,28 @@ def average_upsampled_probabilities(
     return labels, winning.div_(len(upsamplings))
 
 
-def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """The whole of the logits B x C x H x W, `size` = (H, W), in at least single precision."""
+def upsample(logits: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """The whole of the logits B x C x H x W, in at least single precision.
+
+    Args:
+        logits: B x C x h x w.
+        size: (H, W).
+        extent: the pictures' height and width in features; None = (h, w).
+    """
     logits = logits.to(at_least_single(logits.dtype))
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    if extent is None:
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    h, w = logits.shape[-2:]
+    rows = interpolation(h, size[0], extent[0]).to(logits)
+    columns = interpolation(w, size[1], extent[1]).to(logits)
+    with torch.autocast(logits.device.type, enabled=False):
+        return rows @ logits @ columns.T
 
 
 class Upsampling:
     """Bilinear upsampling from h x w to H x W, a band of output rows at a time, and its adjoint.
+
+    `extent` is the pictures' height and width in features; None = (h, w).
 
     Columns are interpolated first. One product with a small matrix combines their rows. The classes
     of a pixel lie side by side, as softmax wants them.
@@ -165,15 +194,16 @@ class Upsampling:
         band_rows: height of all bands, the last of a picture excepted.
     """
 
-    def __init__(self, logits: Tensor, size: Sequence[int]):
+    def __init__(self, logits: Tensor, size: Sequence[int], extent: Extent | None = None):
         self.dtype = at_least_single(logits.dtype)
         self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
         h, w = self.source.shape[1:3]
-        upper, lower, _ = taps(h, self.height)
-        left, right, beside = taps(w, self.width)
+        height, self.source_width = (h, w) if extent is None else extent
+        upper, lower, _ = taps(h, self.height, height)
+        left, right, beside = taps(w, self.width, self.source_width)
         self.upper, self.lower = upper.tolist(), lower.tolist()
-        self.rows = interpolation(h, self.height).to(logits.device, self.dtype)
+        self.rows = interpolation(h, self.height, height).to(logits.device, self.dtype)
         self.left, self.right = left.to(logits.device), right.to(logits.device)
         self.beside = beside[:, None].to(logits.device, self.dtype)  # W x 1
         budget = CPU_BAND_BYTES if logits.device.type == "cpu" else GPU_BAND_BYTES
@@ -218,9 +248,9 @@ class Upsampling:
         with self.full_precision():
             wide = self.matrix(top, bottom).T @ band.flatten(1)  # k x W·C
             wide = wide.view(k, self.width, classes)
-            if torch.are_deterministic_algorithms_enabled():
+            if torch.are_deterministic_algorithms_enabled() or self.source_width != w:
                 narrow = self.columns.T @ wide  # k x w x C
-            else:  # as fast or faster on a CPU, but a GPU sums in any order
+            else:  # as fast or faster on a CPU, but only as wide as it is, and a GPU sums in any order
                 wide = wide.permute(2, 0, 1)[None]  # 1 x C x k x W
                 narrow = torch.ops.aten.upsample_bilinear2d_backward(
                     wide, [k, self.width], [1, classes, k, w], align_corners=False
@@ -230,7 +260,7 @@ class Upsampling:
     @cached_property
     def columns(self) -> Tensor:
         """The interpolation of all columns, W x w."""
-        return interpolation(self.source.shape[2], self.width).to(self.rows)
+        return interpolation(self.source.shape[2], self.width, self.source_width).to(self.rows)
 
     def matrix(self, top: int, bottom: int) -> Tensor:
         """The weights, rows x k, of the k source rows of a band."""
@@ -259,18 +289,22 @@ def max_class(band: Tensor) -> tuple[Tensor, Tensor]:
     return values[..., 0, 0], classes[..., 0, 0]
 
 
-def interpolation(n_in: int, n_out: int) -> Tensor:
+def interpolation(n_in: int, n_out: int, extent: float) -> Tensor:
     """Linear interpolation of `n_in` values to `n_out` as a matrix, n_out x n_in."""
-    first, second, along = taps(n_in, n_out)
+    first, second, along = taps(n_in, n_out, extent)
     matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
     matrix.scatter_add_(1, first[:, None], 1 - along[:, None])
     return matrix.scatter_add_(1, second[:, None], along[:, None])
 
 
-def taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two inputs between which each output of an interpolation lies, and how far along."""
-    position = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * n_in / n_out - 0.5).clamp(min=0)
-    first = position.long().clamp(max=n_in - 1)
+def taps(n_in: int, n_out: int, extent: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The two inputs between which each output of an interpolation lies, and how far along.
+
+    The `n_out` outputs divide the first `extent` inputs evenly; each input is 1 wide.
+    """
+    position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * extent / n_out - 0.5
+    position = position.clamp(0, n_in - 1)
+    first = position.long()
     return first, (first + 1).clamp(max=n_in - 1), position - first
 
 

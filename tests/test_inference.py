@@ -1,9 +1,12 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from inference import predict, resize, scaled_size
 from models import ModelBuilder, SegmentationModel
+from models.decoders import C1Bilinear
+from models.encoder import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +32,10 @@ def test_several_scales_are_averaged_as_probabilities(model, images):
     with torch.no_grad():
         probabilities = [
             F.interpolate(model(x), (64, 80), mode="bilinear").softmax(1)
-            for x in (images, resize(images.float(), (96, 120)))
+            for x in (images, resize(images.float(), 128))
         ]
     expected = sum(probabilities).argmax(1)
-    assert (predict(model, images, (64, 80), scales=(1.0, 1.5)) == expected).all()
+    assert (predict(model, images, (64, 80), scales=(1.0, 2.0)) == expected).all()
 
 
 @pytest.mark.slow
@@ -59,4 +62,50 @@ def test_sizes_keep_their_proportion():
 def test_shrinking_a_picture_does_not_alias():
     stripes = torch.zeros(1, 3, 64, 64)
     stripes[..., ::2] = 255
-    assert resize(stripes, (16, 16)).std() < 10
+    assert resize(stripes, 16).std() < 10
+
+
+@pytest.mark.parametrize("height", [140, 141, 142])
+def test_half_a_side_is_a_half_whatever_it_is_rounded_to(height):
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, height, height)
+    size = (round(height / 2), round(height / 2))
+    plain = F.interpolate(images, size, mode="bilinear")
+    torch.testing.assert_close(resize(images, height * 0.5), plain)
+    assert (resize(images, height * 0.499) - plain).abs().max() > 0.01
+
+
+class Cells(Encoder):
+    """The mean colour of each cell of 8 x 8 pixels: features that depend on nothing around."""
+
+    output_stride = 8
+    fc_dim = 3
+
+    def blocks(self) -> list[nn.Module]:
+        return [nn.AvgPool2d(8, ceil_mode=True)]
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_cutting_pixels_off_a_picture_changes_no_label_of_the_others(cut):
+    torch.manual_seed(0)
+    model = SegmentationModel(Cells(), C1Bilinear(6, 3, segSize=1, use_softmax=False)).eval()
+    cells = torch.randint(0, 256, (1, 3, 6, 9), dtype=torch.uint8)
+    images = cells.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    whole = predict(model, images, (48, 72), scales=(1.0,))
+    for scales in ((1.0,), (1.0, 1.0)):
+        part = images[..., : 48 - cut, : 72 - cut]
+        labels = predict(model, part, part.shape[-2:], scales=scales)
+        assert (labels == whole[:, : 48 - cut, : 72 - cut]).all()
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7])
+def test_loss_and_decoder_know_the_extent_of_the_picture(cut):
+    torch.manual_seed(0)
+    model = SegmentationModel(Cells(), C1Bilinear(6, 3, segSize=1, use_softmax=False)).eval()
+    images = torch.randint(0, 256, (2, 3, 48 - cut, 72), dtype=torch.uint8)
+    labels = torch.randint(0, 6, (2, 2 * (48 - cut), 144))
+    extent = model.encoder.extent(images)
+    assert extent == ((48 - cut) / 8, 9)
+    features = model.features(images)
+    log_p = model.decoder(features, labels.shape[-2:], extent)
+    torch.testing.assert_close(model(images, labels), F.nll_loss(log_p, labels))

@@ -20,7 +20,9 @@ from PIL import Image
 
 from common.classes import ADE20K_CLASSES, read_classes
 from common.distributed import World
+from common.metrics import ConfusionMatrix
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
+from inference import predict
 from models import ModelBuilder, SegmentationModel
 from training.optimizer import adjust_learning_rates, make_optimizer, trained_batchnorm
 from training.options import make_parser
@@ -282,7 +284,7 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     labels = cv2.imread(str(data.label("val/0")), cv2.IMREAD_GRAYSCALE)
     labels[:40] = 0  # so that its mean is of fewer pixels than those of the others
     cv2.imwrite(str(data.label("val/0")), labels)
-    dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=32, segSize=32)
+    dataset = ValDataset(data.folder / "val.txt", *folders, num_class=4, imgSize=40, segSize=40)
     args = make_parser("").parse_args(flags(id="run", ckpt=tmp_path, vis=tmp_path))
     classes, world = read_classes(ADE20K_CLASSES, 4), World("cpu", 9)
     world.rank = 1  # which shows nothing
@@ -291,9 +293,14 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     for size in (1, 3):
         loader = make_loader(dataset, 0, batch_size=size)
         sets = TrainingData(loader, sampler, loader, classes, None)
-        losses.append(Trainer(args, model, sets, world).validate()[0])
+        loss, scores = Trainer(args, model, sets, world).validate()
+        losses.append(loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    confusion = ConfusionMatrix(4)
+    for images, labels, _ in loader:  # a side of 40 pixels is no multiple of the stride of 16
+        confusion.update(predict(model, images, (40, 40), scales=(1.0,)), labels)
+    assert (scores.iou == confusion.scores().iou).all()
 
 
 @pytest.mark.slow

@@ -332,8 +332,9 @@ class Trainer:
                 images, labels = images.to(world.device), labels.to(world.device)
                 logits = model(images)
                 check_finite(logits)
-                predictions = upsample_argmax(logits, labels.shape[-2:])
-                losses.update(upsample_cross_entropy(logits, labels), pixels)
+                extent = self.network.encoder.extent(images)
+                predictions = upsample_argmax(logits, labels.shape[-2:], extent)
+                losses.update(upsample_cross_entropy(logits, labels, extent), pixels)
                 confusion.update(predictions, labels)
                 if len(shown) < NUM_PANELS:
                     shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)

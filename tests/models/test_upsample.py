@@ -1,6 +1,7 @@
 """The banded head against what it stands for: `F.interpolate`, then softmax, loss or argmax."""
 
 from collections.abc import Iterator
+from math import ceil, floor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from models import upsample as head
 from models.upsample import (
     average_upsampled_probabilities,
+    upsample,
     upsample_argmax,
     upsample_cross_entropy,
 )
@@ -196,9 +198,49 @@ def test_labels_and_probabilities_are_those_of_the_upsampled_logits(small, large
     upsampled = [F.interpolate(z, large, mode="bilinear") for z in logits]
     assert (upsample_argmax(logits[0], large) == upsampled[0].argmax(1)).all()
     mean = (upsampled[0].softmax(1) + upsampled[1].softmax(1)) / 2
-    labels, probability = average_upsampled_probabilities(logits, large)
+    labels, probability = average_upsampled_probabilities(logits, large, [None] * len(logits))
     assert (labels == mean.argmax(1)).all()
     torch.testing.assert_close(probability, mean.amax(1))
+
+
+def cropped(logits: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Logits, upsampled by `stride`, of which a picture of height x width covers a part.
+
+    Beyond the last logit, its value goes on.
+    """
+    logits = F.pad(logits, (0, 1, 0, 1), mode="replicate")
+    full = F.interpolate(logits, scale_factor=stride, mode="bilinear")
+    return full[..., :height, :width]
+
+
+# More features than whole strides as ResNets give them, and fewer as VGG; multiples of the stride.
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("height", [31, 33, 40, 48])
+@pytest.mark.parametrize("features", [ceil, floor])
+def test_a_feature_covers_a_stride_whatever_the_size_of_the_picture(stride, height, features):
+    torch.manual_seed(0)
+    width = height + 5
+    extent = (height / stride, width / stride)
+    logits = torch.randn(2, 5, *map(features, extent), dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(-1, 5, (2, height, width))
+    whole = cropped(logits, stride, height, width)
+    torch.testing.assert_close(upsample(logits, (height, width), extent), whole)
+    assert (upsample_argmax(logits, (height, width), extent) == whole.argmax(1)).all()
+    _, probability = average_upsampled_probabilities([logits], (height, width), [extent])
+    torch.testing.assert_close(probability, whole.softmax(1).amax(1).detach())
+    loss = upsample_cross_entropy(logits, labels, extent)
+    expected = F.cross_entropy(whole, labels, ignore_index=-1)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(x, logits)[0] for x in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_gradient_of_as_many_columns_as_there_are_logits_is_right_too():
+    """Where the kernel of torch would take each column for itself."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    labels, extent = torch.randint(0, 3, (1, 6, 6)), (5.25, 5.25)
+    assert torch.autograd.gradcheck(lambda z: upsample_cross_entropy(z, labels, extent), logits)
 
 
 @pytest.mark.parametrize(("classes", "dtype"), [(255, torch.uint8), (256, torch.int16)])
