@@ -4,6 +4,7 @@ An item is a uint8 picture, a label of class indices and the picture's name. The
 pictures, so that a quarter of the bytes travel.
 """
 
+import hashlib
 import math
 import multiprocessing
 import os
@@ -90,6 +91,11 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         picture, label = self.load(index)
         return to_item(picture, label, self.names[index])
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the pictures' names, by which a run knows them, whatever the list's."""
+        return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a picture and its label.

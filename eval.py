@@ -18,7 +18,6 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -87,11 +86,10 @@ def main() -> None:
     if args.compare:
         print_comparison(Path(args.result), *args.compare)
         return
-    config, *weights = find_run(args.ckpt, args.id, args.suffix)
-    fill_from_run(args, config)
+    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     world = World(args.device, WAIT)
     with world.explain_lost_connections(), world.print_on_main():
-        evaluate(args, weights, world)
+        evaluate(args, world)
     world.close()
 
 
@@ -104,7 +102,7 @@ def print_comparison(result: Path, first: str, second: str) -> None:
     print(f"{found['pictures']} pictures; comparison: {path}")
 
 
-def evaluate(args: argparse.Namespace, weights: Sequence[Path], world: World) -> None:
+def evaluate(args: argparse.Namespace, world: World) -> None:
     """Score this process's share of the pictures, and report the scores of all."""
     folder = Path(args.result) / args.id
     with world.fail_together():
@@ -118,7 +116,7 @@ def evaluate(args: argparse.Namespace, weights: Sequence[Path], world: World) ->
             args.num_val,
             args.label_offset,
         )
-        model = load_network(args, weights, world.device)
+        model = load_network(args, world.device)
     confusion, collector = score_share(args, model, dataset, classes, world)
     world.all_reduce(confusion.counts)
     parts = world.gather(collector)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.devices import select_amp
+from common.files import read_together
+from common.runs import PARTS, run_folder
 from models import ModelBuilder, SegmentationModel
 from models.upsample import average_upsampled_probabilities, upsample_argmax
 from options import MIN_SIDE
@@ -21,20 +23,22 @@ logger = logging.getLogger(__name__)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
-def load_network(
-    args: argparse.Namespace, weights: Sequence[Path], device: torch.device
-) -> SegmentationModel:
-    """The network with these settings and weights (the encoder's, the decoder's), for inference.
+def load_network(args: argparse.Namespace, device: torch.device) -> SegmentationModel:
+    """The network of the run that the settings name, for inference.
 
     Raises:
-        ModelError: the weights cannot be read, or are of another network.
+        UserError, ModelError: the weights cannot be read, or are of another network.
     """
-    encoder_file, decoder_file = weights
-    encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
-    decoder = ModelBuilder.build_decoder(
-        args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
-    )
-    model = SegmentationModel(encoder, decoder, select_amp(args.amp, device))
+
+    def build(encoder_file: Path, decoder_file: Path) -> SegmentationModel:
+        encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
+        decoder = ModelBuilder.build_decoder(
+            args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
+        )
+        return SegmentationModel(encoder, decoder, select_amp(args.amp, device))
+
+    names = [f"{part}{args.suffix}" for part in PARTS]
+    model = read_together(run_folder(args.ckpt, args.id), names, build)
     return model.freeze().to(device)
 
 

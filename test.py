@@ -89,8 +89,7 @@ def main() -> None:
     args = parse_args()
     if args.json:
         redirect_log(sys.stderr)
-    config, *weights = find_run(args.ckpt, args.id, args.suffix)
-    fill_from_run(args, config)
+    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     folder = Path(args.result)
     check_writable("--result", folder)
     paths = find_pictures(args.test_img)
@@ -102,7 +101,7 @@ def main() -> None:
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)
     classes = read_classes(args.list_class, args.num_class)
-    model = load_network(args, weights, device)
+    model = load_network(args, device)
     if video:
         segment_video(video, paths[0], model, classes, args)
     else:

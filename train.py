@@ -14,6 +14,7 @@ import logging
 import os
 import shlex
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -25,13 +26,14 @@ from torch import nn
 from common.classes import read_classes
 from common.devices import describe_device, select_amp, select_device
 from common.distributed import World, is_launched, launch
-from common.files import saved_file
+from common.files import check_writable, saved_file
 from common.runs import run_folder
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.flops import giga_macs
 from training.class_weights import find_class_weights
 from training.options import parse_args
+from training.owner import own
 from training.startup_checks import check_gpus, check_settings, check_validation, should_resume
 from training.trainer import Trainer, TrainingData
 from utils import UserError, run_script
@@ -56,6 +58,17 @@ def main() -> None:
 
 def train(args: argparse.Namespace, world: World) -> None:
     """Train, as one of the processes of a job: data, model, trainer, fit."""
+    with ExitStack() as held:
+        with world.fail_together():
+            folder = run_folder(args.ckpt, args.id)
+            check_writable("--ckpt", folder)
+            if world.is_main:
+                held.enter_context(own(folder))
+        train_owned(args, world)
+
+
+def train_owned(args: argparse.Namespace, world: World) -> None:
+    """Train in a folder that belongs to this job."""
     resuming = should_resume(args, world)
     check_settings(args, world, resuming)
     choose_kernels(bool(args.deterministic))

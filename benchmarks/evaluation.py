@@ -25,7 +25,7 @@ from benchmarks.classic import classic_network, classic_prediction
 from benchmarks.common import Job, Row, Tables, against_classic, compare, main, measure
 from common.devices import select_amp
 from common.files import tensors, write_atomically
-from common.runs import find_run
+from common.runs import PARTS, find_run, run_folder
 from dataset import SegmentationDataset
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
@@ -112,7 +112,8 @@ def photograph() -> list[Row]:
 
 def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
     """The share of pixels of validation pictures that ours and the classic recipe label alike."""
-    config, encoder_file, decoder_file = find_run(ckpt, run_id, "_best.pth")
+    config = find_run(ckpt, run_id, "_best.pth")
+    encoder_file, decoder_file = (run_folder(ckpt, run_id) / f"{part}_best.pth" for part in PARTS)
     data = SegmentationDataset(
         config["list_val"],
         config["root_img"],

@@ -7,19 +7,21 @@ instant leaves the new content or the old one, never a part of it.
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 from PIL import Image
 
 from utils import UserError
 
+T = TypeVar("T")
 Content = Callable[[BinaryIO], object]  # writes what a file is to hold
 
 MAX_NAME_BYTES = 255  # the limit of common file systems
+MAX_READS = 100  # of files that change meanwhile
 STAGING = ".saved"  # holds the files of the last `write_together` until all are in place
 
 
@@ -128,7 +130,43 @@ def saved_file(folder: Path, name: str) -> Path:
 
 def saved_names(folder: Path, pattern: str) -> set[str]:
     """Names of the files of `write_together` that match a pattern."""
-    return {path.name for where in (folder, folder / STAGING) for path in where.glob(pattern)}
+    # In the order in which the files move.
+    return {path.name for where in (folder / STAGING, folder) for path in where.glob(pattern)}
+
+
+def read_together(folder: Path, names: Sequence[str], read: Callable[..., T]) -> T:
+    """What `read`, given the paths of files of `write_together`, makes of them.
+
+    It is called again if they changed meanwhile: they may have been of two saves, or moving.
+
+    Raises:
+        UserError: they never stay for long enough. Whatever `read` raises of files that stay.
+    """
+
+    def state() -> list[tuple[Path, object]]:
+        paths = [saved_file(folder, name) for name in names]
+        return [(path, identity(path)) for path in paths]
+
+    for _ in range(MAX_READS):
+        before = state()
+        try:
+            result = read(*(path for path, _ in before))
+        except Exception:
+            if state() == before:
+                raise
+            continue
+        if state() == before:
+            return result
+    raise UserError(f"{folder} is saved again and again while it is read; try later")
+
+
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from another one of the same name; None if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def check_writable(flag: str, folder: Path) -> None:

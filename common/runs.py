@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from common.files import saved_file, saved_names
+from common.files import read_together, saved_names
 from utils import UserError
 
 MAX_ID_BYTES = 200  # leaves room for the names of results
@@ -56,23 +56,23 @@ def is_run(folder: Path) -> bool:
     return bool(saved_names(folder, "encoder_*.pth"))
 
 
-def find_run(ckpt: str | Path, run_id: str, suffix: str) -> tuple[dict, Path, Path]:
-    """The settings of a run (empty if none were recorded), and its encoder's and decoder's weights.
+def find_run(ckpt: str | Path, run_id: str, suffix: str) -> dict:
+    """The settings of a run (empty if none were recorded) whose weights with a suffix exist.
 
     Raises:
         UserError: there is no such run, or none with this suffix.
     """
     folder = existing_run(ckpt, run_id)
-    encoder, decoder = (saved_file(folder, f"{part}{suffix}") for part in PARTS)
-    for path in (encoder, decoder):
-        if not os.path.isfile(path):
+    for part in PARTS:
+        if f"{part}{suffix}" not in saved_names(folder, f"{part}*"):
             encoders, decoders = (
                 {name.removeprefix(part) for name in saved_names(folder, f"{part}_*.pth")}
                 for part in PARTS
             )
             complete = ", ".join(sorted(encoders & decoders)) or "none"
-            raise UserError(f"--suffix {suffix}: there is no {path}; complete pairs: {complete}")
-    return read_config(folder), encoder, decoder
+            missing = folder / f"{part}{suffix}"
+            raise UserError(f"--suffix {suffix}: there is no {missing}; complete pairs: {complete}")
+    return read_config(folder)
 
 
 def read_config(folder: Path) -> dict:
@@ -81,7 +81,11 @@ def read_config(folder: Path) -> dict:
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    path = saved_file(folder, "config.json")
+    return read_together(folder, ["config.json"], parse_config)
+
+
+def parse_config(path: Path) -> dict:
+    """The settings in a file, as `read_config` has them."""
     if not os.path.isfile(path):
         return {}
     try:

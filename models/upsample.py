@@ -7,8 +7,8 @@ at a time. Each is small enough to stay in the cache, becomes its part of the lo
 or labels, and is overwritten by the next.
 
 A feature covers `stride` pixels. Where a side of n pixels is no multiple of that, the last feature
-reaches beyond the picture (or, of VGG, ends within it): the picture's extent is n / stride features,
-not as many as there are. Output i of N lies at (i + ½) · (n / stride) / N - ½.
+reaches beyond the picture (or, of VGG, ends within it): the picture's extent is n / stride, not the
+number of features. Output i of N lies at (i + ½) · (n / stride) / N - ½ of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -199,9 +199,10 @@ class Upsampling:
         self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
         h, w = self.source.shape[1:3]
-        height, self.source_width = (h, w) if extent is None else extent
+        height, width = (h, w) if extent is None else extent
+        self.source_width = width
         upper, lower, _ = taps(h, self.height, height)
-        left, right, beside = taps(w, self.width, self.source_width)
+        left, right, beside = taps(w, self.width, width)
         self.upper, self.lower = upper.tolist(), lower.tolist()
         self.rows = interpolation(h, self.height, height).to(logits.device, self.dtype)
         self.left, self.right = left.to(logits.device), right.to(logits.device)
@@ -250,7 +251,7 @@ class Upsampling:
             wide = wide.view(k, self.width, classes)
             if torch.are_deterministic_algorithms_enabled() or self.source_width != w:
                 narrow = self.columns.T @ wide  # k x w x C
-            else:  # as fast or faster on a CPU, but only as wide as it is, and a GPU sums in any order
+            else:  # as fast or faster on a CPU, but a GPU sums in any order, and it has no extent
                 wide = wide.permute(2, 0, 1)[None]  # 1 x C x k x W
                 narrow = torch.ops.aten.upsample_bilinear2d_backward(
                     wide, [k, self.width], [1, classes, k, w], align_corners=False

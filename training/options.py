@@ -1,12 +1,14 @@
 """The flags of train.py, the default name of a run, and what a resumed run may change."""
 
 import argparse
+import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
 from common.distributed import is_launched
-from common.runs import existing_run, is_run, read_config, run_folder
+from common.runs import MAX_ID_BYTES, existing_run, is_run, read_config, run_folder
 from options import MIN_SIDE, Parser, positive, within
 from utils import UserError
 
@@ -36,6 +38,21 @@ FIXED_WHEN_RESUMED = (
     "label_offset",
     "class_weight",
 )
+# Settings that the name of a run always has, as the reference composes it, and those that it has
+# where they are not the default.
+IN_THE_NAME = {
+    "arch_encoder",
+    "arch_decoder",
+    "batch_size_per_gpu",
+    "imgSize",
+    "segSize",
+    "lr_encoder",
+    "lr_decoder",
+    "num_epoch",
+    "weight_decay",
+}
+DATA = ("list_train", "list_val", "num_val", "root_img", "root_seg", "list_class")
+ADDED_TO_THE_NAME = [*DATA, *(name for name in FIXED_WHEN_RESUMED if name not in IN_THE_NAME)]
 
 
 def make_parser(description: str) -> Parser:
@@ -189,20 +206,31 @@ def parse_args(description: str) -> argparse.Namespace:
     args = parser.parse_args()
     if is_launched():
         args.num_gpus = int(os.environ["WORLD_SIZE"])
-    args.id = args.id or default_id(args)
+    args.id = args.id or default_id(args, parser)
     folder = folder_to_resume(args)
     return args if folder is None else resumed_settings(parser, folder)
 
 
-def default_id(args: argparse.Namespace) -> str:
-    """The name of a run, composed from its settings."""
-    return (
+def default_id(args: argparse.Namespace, parser: Parser) -> str:
+    """The name of a run: settings that make another network give it another name.
+
+    It is the reference's name, then those in `ADDED_TO_THE_NAME` that are not the default: as they
+    were typed or, where that is no short and plain name, as the first digits of their SHA-256.
+    """
+    name = (
         f"baseline-{args.arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
         f"-batchSize{args.num_gpus * args.batch_size_per_gpu}"
         f"-imgSize{args.imgSize}-segSize{args.segSize}"
         f"-lr_encoder{args.lr_encoder}-lr_decoder{args.lr_decoder}"
         f"-epoch{args.num_epoch}-decay{args.weight_decay}"
     )
+    added = {key: getattr(args, key) for key in ADDED_TO_THE_NAME}
+    tail = "".join(
+        f"-{key}{value}" for key, value in added.items() if value != parser.get_default(key)
+    )
+    if not re.fullmatch(r"[\w.-]*", tail, re.ASCII) or len(name + tail) > MAX_ID_BYTES:
+        tail = f"-{hashlib.sha256(tail.encode()).hexdigest()[:8]}"
+    return name + tail
 
 
 def folder_to_resume(args: argparse.Namespace) -> Path | None:

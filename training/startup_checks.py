@@ -52,7 +52,6 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
             raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
         if not resuming:
             new_run(args.ckpt, args.id)
-        check_writable("--ckpt", run_folder(args.ckpt, args.id))
         check_writable("--vis", Path(args.vis) / args.id)
         if args.compile:
             check_compiler(args, world.device)

@@ -126,7 +126,15 @@ class Trainer:
         scaler = GradScaler(world.device.type, enabled=network.amp == torch.float16)
         self.checkpoint = Checkpoint(
             folder=run_folder(args.ckpt, args.id),
-            config=vars(args) | {"fc_dim": encoder.fc_dim, "weights_used": encoder.weights_source},
+            config=vars(args)
+            | {
+                "fc_dim": encoder.fc_dim,
+                "weights_used": encoder.weights_source,
+                "pictures": {
+                    "list_train": data.train.dataset.digest,  # type: ignore[attr-defined]
+                    "list_val": data.val.dataset.digest,  # type: ignore[attr-defined]
+                },
+            },
             model=network,
             optimizer=make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled()),
             scaler=scaler,
@@ -148,13 +156,18 @@ class Trainer:
             UserError, ModelError: it is damaged, or of another network or list.
         """
         total, folder = self.progress.total, self.checkpoint.folder
-        self.checkpoint.config["weights_used"] = read_config(folder).get("weights_used")
+        config, begun = self.checkpoint.config, read_config(folder)
+        config["weights_used"] = begun.get("weights_used")
         self.checkpoint.load()
         self.progress.forgiven = self.progress.replaced
-        if self.progress.total != total:
+        before = begun.get("pictures", {})
+        changed = [flag for flag, d in config["pictures"].items() if before.get(flag, d) != d]
+        if changed or self.progress.total != total:
+            flag = changed[0] if changed else "list_train"
             raise UserError(
-                f"{self.args.list_train} names {total} pictures, but {folder} was begun with "
-                f"{self.progress.total}"
+                f"--{flag} {config[flag]} names other pictures than those that {folder} was begun "
+                "with (or --num_val takes fewer): its scores and the new ones would not compare. "
+                "Give that list, or begin a new run from its weights"
             )
 
     def fit(self) -> None:

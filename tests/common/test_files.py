@@ -3,7 +3,9 @@ import multiprocessing
 import os
 import resource
 import shutil
+import time
 from contextlib import suppress
+from itertools import count
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from common.files import (
     MAX_NAME_BYTES,
     atomic_path,
     check_writable,
+    read_together,
     saved_file,
     tensors,
     text,
@@ -151,6 +154,55 @@ def test_a_save_that_is_cut_off_anywhere_leaves_all_files_old_or_all_new(tmp_pat
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
         [*names, "encoder_best.pth"]
     )
+
+
+def test_files_that_are_read_together_are_of_one_save(tmp_path):
+    """While another process saves without a pause."""
+    names = ["encoder_latest.pth", "decoder_latest.pth"]
+
+    def save(generation: int) -> None:
+        write_together(tmp_path, {name: text(str(generation)) for name in names})
+
+    save(0)
+    stop = multiprocessing.Event()
+
+    def saving() -> None:
+        os.fsync = lambda _: None
+        for generation in count(1):
+            save(generation)
+            time.sleep(0.002)
+            if stop.is_set():
+                return
+
+    process = multiprocessing.get_context("fork").Process(target=saving)
+    process.start()
+    try:
+        seen: set[str] = set()
+        while len(seen) < 20:
+            encoder, decoder = read_together(
+                tmp_path, names, lambda *paths: [path.read_text() for path in paths]
+            )
+            assert encoder == decoder
+            seen.add(encoder)
+    finally:
+        stop.set()
+        process.join()
+
+
+def test_files_that_change_for_ever_are_not_waited_for(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("")
+
+    def read(path) -> None:
+        path.write_text(path.read_text() + "x")
+
+    with pytest.raises(UserError, match="again and again"):
+        read_together(tmp_path, ["a"], read)
+
+
+def test_an_error_of_files_that_stay_is_that_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_together(tmp_path, ["a"], lambda path: path.read_text())
 
 
 def save_on_a_full_disk(folder) -> None:

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 from torch import nn
 
 from common.files import tensors, text, write_together
@@ -24,10 +23,8 @@ def run(tmp_path):
 
 
 def test_what_was_saved_is_found(run, tmp_path):
-    config, encoder, decoder = find_run(tmp_path, "street", "_best.pth")
+    config = find_run(tmp_path, "street", "_best.pth")
     assert config == {"arch_encoder": "x", "name": "Straße"}
-    assert torch.load(encoder, weights_only=True)["weight"].shape == (3, 2)
-    assert torch.load(decoder, weights_only=True)["weight"].shape == (4, 3)
     assert sorted(path.name for path in run.iterdir()) == [
         "config.json",
         "decoder_best.pth",
@@ -37,7 +34,7 @@ def test_what_was_saved_is_found(run, tmp_path):
 
 def test_a_pair_of_weights_without_settings_is_a_run_too(run, tmp_path):
     (run / "config.json").unlink()
-    assert find_run(tmp_path, "street", "_best.pth")[0] == {}
+    assert find_run(tmp_path, "street", "_best.pth") == {}
 
 
 def test_a_new_run_makes_no_folder_until_it_is_saved(tmp_path):

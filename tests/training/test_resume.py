@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,49 @@ RECIPE = [
         class_weight="median",
     ),
 ]
+
+
+def test_two_that_go_on_with_a_run_at_a_time_are_one(tmp_path):
+    """And so are two that start it: the second is refused, and nothing of the first is lost."""
+    data = make_data(tmp_path / "data")
+    command = [sys.executable, ROOT / "train.py", "--id", "run", "--resume", "1", *RECIPE]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, *data.flags], cwd=tmp_path, **pipes) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, 2], outputs
+    winner, loser = codes.index(0), codes.index(2)
+    error = outputs[loser][1]
+    assert f"process {processes[winner].pid} on" in error and error.count("\n") == 1
+    log = (tmp_path / "ckpt/run/train.log").read_text()
+    assert log.count("Epoch: [1][0/3]") == 1
+    assert not (tmp_path / "ckpt/run/.owner").exists()
+
+
+@pytest.mark.parametrize("change", ["list_train", "list_val", "num_val"])
+def test_a_run_knows_its_pictures_by_their_names_not_by_the_name_of_the_list(
+    change, whole, tmp_path
+):
+    data = make_data(tmp_path / "data")
+    shutil.copytree(whole, tmp_path / "ckpt/whole")
+    names = {part: (data.folder / f"{part}.txt").read_text().split() for part in ("train", "val")}
+    for part in names:  # the same pictures in another place
+        (tmp_path / f"{part}.txt").write_text("\n".join(names[part]))
+    options = flags(
+        list_train=tmp_path / "train.txt",
+        list_val=tmp_path / "val.txt",
+        root_img=data.folder / "images",
+        root_seg=data.folder / "annotations",
+    )
+    if change == "num_val":
+        options += ["--num_val", "2"]
+    else:  # as many, but others
+        part = change.removeprefix("list_")
+        (tmp_path / f"{part}.txt").write_text("\n".join([*names[part][:-1], names[part][0]]))
+    command = [sys.executable, ROOT / "train.py", "--resume", tmp_path / "ckpt/whole", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "names other pictures than" in result.stderr
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -235,7 +279,11 @@ BAD_RESUMES = {
         ["--resume", "cut", "--num_epoch", "9", "--lr_encoder", "1"],
         ["--num_epoch --lr_encoder"],
     ),
-    "another list": (lengthen_list, ["--resume", "cut"], ["train.txt", "7 pictures", "with 6"]),
+    "another list": (
+        lengthen_list,
+        ["--resume", "cut"],
+        ["--list_train", "train.txt names other pictures"],
+    ),
     "empty state": (damage_training, ["--resume", "cut"], ["training_latest.pth is not a whole"]),
     "weights cut short": (cut_weights, ["--resume", "cut"], ["encoder_latest.pth is not a whole"]),
     "other weights": (
