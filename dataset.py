@@ -5,6 +5,7 @@ pictures, so that a quarter of the bytes travel.
 """
 
 import hashlib
+import logging
 import math
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.images import UnreadableError, read_label, read_picture
 from utils import STOP_SIGNALS, UserError, abbreviate, keep_freed_memory
+
+logger = logging.getLogger(__name__)
 
 Item = tuple[Tensor, Tensor, str]
 Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
@@ -45,13 +48,15 @@ class SegmentationDataset(Dataset):
         root_img: folder of the pictures.
         root_seg: folder of the labels: PNGs of the same name, with values as `read_label` has them.
         num_class: number of classes.
-        limit: use only the first so many; -1 = all.
+        limit: use only the first so many; -1 = all. A picture that is named again is left out.
         label_offset: the value of the first class in the files, 1 or 0.
 
     Raises:
         UserError: list or files are missing. Reading an item raises it where a file cannot be
             decoded, a label's size is not its picture's, or a label holds a value that is no class.
     """
+
+    repeats = False  # whether a picture that is named again counts again, as it may in training
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class SegmentationDataset(Dataset):
         label_offset: int = 1,
     ):
         self.list_file = list_file
-        self.names = read_list(list_file, limit)
+        self.names = read_list(list_file, limit, self.repeats)
         self.root_img = Path(root_img)
         self.root_seg = Path(root_seg)
         self.num_class = num_class
@@ -155,6 +160,8 @@ class TrainDataset(CropDataset):
     part: why its picture or label could not be read, so that another one of the epoch replaces it;
     otherwise "".
     """
+
+    repeats = True
 
     def __init__(self, *args, seed: int, **kwargs):
         super().__init__(*args, **kwargs)
@@ -323,13 +330,24 @@ class ListedNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self.bounds)
 
+    def drop_repeats(self) -> int:
+        """Leave out lines that came before; returns how many."""
+        first: dict[str, int] = {}
+        for index, name in enumerate(self):
+            first.setdefault(name, index)
+        repeats = len(self) - len(first)
+        self.bounds = self.bounds[list(first.values())]
+        return repeats
+
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         start, end = self.bounds[index]
         return self.content[start:end].strip().decode()
 
 
-def read_list(path: str | Path, limit: int = -1) -> ListedNames:
+def read_list(path: str | Path, limit: int = -1, repeats: bool = True) -> ListedNames:
     """The lines of a list file without empty ones; only the first `limit` unless that is -1.
+
+    Without `repeats`, lines that came before are left out, and told.
 
     Raises:
         UserError: there is no such file, or it names nothing.
@@ -344,6 +362,10 @@ def read_list(path: str | Path, limit: int = -1) -> ListedNames:
     names = ListedNames(content)
     if not names:
         raise UserError(f"the list {path} is empty: it should name a picture a line")
+    if not repeats and (dropped := names.drop_repeats()):
+        logger.warning(
+            "WARNING: %s names %d of its pictures again: each is scored once", path, dropped
+        )
     if limit != -1:
         names.bounds = names.bounds[:limit]
     return names

@@ -122,7 +122,7 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
     parts = world.gather(collector)
     if world.is_main:
         evaluation = Evaluation(
-            names=list(dict.fromkeys(dataset.names)),
+            names=list(dataset.names),
             collected=join(parts),
             confusion=confusion.counts.cpu().numpy(),
             scores=confusion.scores(),
@@ -150,7 +150,7 @@ def score_share(
     folder, results = Path(args.result) / args.id, result_names(dataset.names)
     confusion = ConfusionMatrix(args.num_class, world.device)
     collector = Collector(args.num_class)
-    places = {name: place for place, name in enumerate(dict.fromkeys(dataset.names))}
+    places = {name: place for place, name in enumerate(dataset.names)}
     share = range(world.rank, len(dataset), world.size)
     pin = world.device.type == "cuda"
     loader = make_loader(dataset, args.workers, None, share, pin_memory=pin)

@@ -49,7 +49,7 @@ def upsample_cross_entropy(
         labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
         extent: the pictures' height and width in features; None = (h, w).
         weight: C, weights of the classes.
-        count_correct: also count the pixels whose label has the largest logit.
+        count_correct: also count the pixels whose label has a larger logit than any other class.
 
     Returns:
         The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
@@ -92,7 +92,9 @@ class UpsampleCrossEntropy(torch.autograd.Function):
             of_label = part.gather(-1, target)
             loss -= (of_label * pixel_weight).sum()
             if count_correct:
-                correct += ((of_label == part.amax(-1, keepdim=True)) & labelled).sum()
+                part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
+                correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
+                part.scatter_(-1, target, of_label)
             if ctx.needs_input_grad[0]:
                 # d loss / d logits = (softmax - one-hot) · weight
                 band_gradient = part.exp_().mul_(pixel_weight)

@@ -15,6 +15,7 @@ from utils import UserError
 REGION_SIZES = (0, 100, 1_000, 10_000, 100_000)  # pixels from which on a bin begins
 DISTANCES = (0, 2, 4, 8, 16)  # pixels from a boundary, likewise
 ROUNDS = 2000  # of a bootstrap
+FEWEST = 10  # pictures that can tell how much others would differ
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,18 @@ def bootstrap(a: Counts, b: Counts, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
     Returns:
         `measures` (C+2) of both runs, and the 95 % interval (2 x C+2) of their difference, B - A,
-        over draws of pictures with replacement, the same ones for both.
+        over draws of pictures with replacement, the same ones for both. NaN where fewer than
+        `FEWEST` pictures have a part in it: drawn again and again, few pictures hardly vary.
     """
     n = len(a.names)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), ROUNDS).astype(float)
     both = [np.stack([run.hits, run.labelled, run.predicted]) for run in (a, b)]
     first, second = (measures(draws @ pixels) for pixels in both)
-    difference = second - first
+    taking_part = (a.labelled + a.predicted + b.predicted > 0).sum(0)  # pictures of each class
+    scored = (a.labelled.sum(1) > 0).sum()
+    few = np.append(taking_part, [scored, scored]) < FEWEST
     # A class that is in no drawn picture has no difference there.
-    empty = np.isnan(difference).all(0)
-    interval = np.nanpercentile(np.where(empty, 0, difference), [2.5, 97.5], axis=0)
-    interval[:, empty] = np.nan
+    difference = np.where(few, 0, second - first)
+    interval = np.nanpercentile(difference, [2.5, 97.5], axis=0)
+    interval[:, few] = np.nan
     return measures(both[0].sum(1)), measures(both[1].sum(1)), interval

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from common.runs import run_folder
-from report.analysis import ROUNDS, Counts, bootstrap, iou, mean_known, read_counts
+from report.analysis import FEWEST, ROUNDS, Counts, bootstrap, iou, mean_known, read_counts
 from utils import UserError
 
 CHANGED = 10  # pictures to tell
+SETTINGS = ("imgSize", "segSize", "scales", "amp")  # of an evaluation, that move its scores
 
 
-def read_run(result: Path, run: str) -> tuple[Counts, list[str], str]:
-    """Counts of an evaluated run, the names of its classes, and the list of its pictures.
+def read_run(result: Path, run: str) -> tuple[Counts, list[str], dict]:
+    """Counts of an evaluated run, the names of its classes, and the settings of the evaluation.
 
     Raises:
         UserError: it has not been evaluated, or its files are damaged.
@@ -26,7 +27,7 @@ def read_run(result: Path, run: str) -> tuple[Counts, list[str], str]:
     try:
         content = json.loads(scores.read_bytes())
         classes = [str(row["name"]) for row in content["classes"]]
-        listed = str(content["settings"]["list_val"])
+        settings = {"list_val": None, **content["settings"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{scores} is damaged ({error}); again: python eval.py --id {run}"
@@ -34,7 +35,7 @@ def read_run(result: Path, run: str) -> tuple[Counts, list[str], str]:
     counts = read_counts(pictures)
     if counts.hits.shape[1] != len(classes):
         raise UserError(f"{pictures} and scores.json differ; again: python eval.py --id {run}")
-    return counts, classes, listed
+    return counts, classes, settings
 
 
 def compare(result: Path, first: str, second: str) -> dict:
@@ -43,12 +44,19 @@ def compare(result: Path, first: str, second: str) -> dict:
     Raises:
         UserError: they are not of the same pictures and classes.
     """
-    (a, classes, listed), (b, others, _) = (read_run(result, run) for run in (first, second))
+    a, classes, settings = read_run(result, first)
+    b, others, other_settings = read_run(result, second)
+    listed = settings["list_val"]
     again = f"evaluate both on one list: python eval.py --id {second} --list_val {listed}"
     if classes != others:
         raise UserError(f"{first} and {second} have different classes; {again}")
     if a.names != b.names:
         raise UserError(f"{first} and {second} have different pictures; {again}")
+    if (a.labelled != b.labelled).any():
+        raise UserError(
+            f"{first} and {second} were scored against different labels, or at different sizes: "
+            f"{again}, and --root_seg, --label_offset and --segSize alike"
+        )
     *sides, interval = bootstrap(a, b)
     names = [*classes, "mean IoU", "pixel accuracy"]
     rows = [
@@ -64,6 +72,7 @@ def compare(result: Path, first: str, second: str) -> dict:
     order = np.argsort(-np.abs(change), kind="stable")[:CHANGED]
     return {
         "runs": [first, second],
+        "settings": differing(settings, other_settings),
         "pictures": len(a.names),
         "rounds": ROUNDS,
         "classes": rows[:-2],
@@ -76,17 +85,27 @@ def compare(result: Path, first: str, second: str) -> dict:
     }
 
 
+def differing(a: dict, b: dict) -> dict[str, list]:
+    """Settings of two evaluations, other than which run it was, that may move scores and differ."""
+    return {key: [a.get(key), b.get(key)] for key in SETTINGS if a.get(key) != b.get(key)}
+
+
 def table(found: dict) -> list[str]:
     """The lines to print of a comparison, without classes that do not occur."""
     lines = [f"{'IoU':>24}        A        B     B - A  95 % interval"]
     for row in found["classes"] + found["means"]:
         if row["difference"] is not None:
-            sure = "" if row["low"] <= 0 <= row["high"] else "  *"
+            interval = f"in fewer than {FEWEST} pictures"
+            if row["low"] is not None:
+                sure = "" if row["low"] <= 0 <= row["high"] else "  *"
+                interval = f"{row['low']:+.2%} … {row['high']:+.2%}{sure}"
             lines.append(
                 f"{row['name']:>24}  {row['a']:7.2%}  {row['b']:7.2%}  {row['difference']:+8.2%}"
-                f"  {row['low']:+.2%} … {row['high']:+.2%}{sure}"
+                f"  {interval}"
             )
     lines.append("* the interval, from a bootstrap over the pictures, leaves out 0")
+    for key, (before, after) in found["settings"].items():
+        lines.append(f"WARNING: A was evaluated with --{key} {before}, B with --{key} {after}")
     if found["changed"]:
         lines.append("Pictures that changed most, by their mean IoU:")
     lines += [f"  {row['a']:7.2%} → {row['b']:7.2%}  {row['name']}" for row in found["changed"]]

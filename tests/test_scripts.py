@@ -429,6 +429,41 @@ def test_eval_draws_the_pictures_on_demand(script, run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_picture_that_is_named_again_is_scored_once(script, data, run, tmp_path):
+    found = []
+    for _ in range(2):
+        result = script("eval.py", *flags(id="run", scales=1, workers=0))
+        scores = json.loads((tmp_path / "here/result/run/scores.json").read_text())
+        found.append((scores["pictures"], scores["mean_iou"]))
+        with (data.folder / "val.txt").open("a") as file:
+            file.write("val/0.jpg\nval/0.jpg\n")
+    assert found[0] == found[1] and found[0][0] == 3
+    assert "val.txt names 2 of its pictures again: each is scored once" in result.out
+
+
+@pytest.mark.slow
+def test_the_training_loss_is_the_mean_over_labelled_pixels(script, data):
+    """Pictures without labels do not lower it."""
+    names = (data.folder / "train.txt").read_text().split()
+    for name in names[3:]:
+        cv2.imwrite(str(data.label(name.removesuffix(".jpg"))), np.zeros((64, 80), np.uint8))
+    for run, listed in (("half", names), ("labelled", names[:3])):
+        (data.folder / "train.txt").write_text("\n".join(listed))
+        options = flags(id=run, num_epoch=1, batch_size_per_gpu=1, lr_encoder=0, lr_decoder=0)
+        result = script("train.py", *SMALL, *data.flags, *options)
+        assert result.code == 0, result.err
+    losses = [
+        float(
+            next(csv.DictReader(Path(f"ckpt/{run}/history.csv").read_text().splitlines()))[
+                "train_loss"
+            ]
+        )
+        for run in ("half", "labelled")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0] > 0.5
+
+
+@pytest.mark.slow
 def test_eval_may_score_at_another_size(script, data, run, tmp_path):
     result = script("eval.py", *flags(id="run", imgSize=48, segSize=32, workers=0))
     assert result.code == 0, result.err

@@ -43,10 +43,10 @@ class Progress:
     epoch: int = 1
     pictures: int = 0  # of the epoch, trained on so far
     total: int = 0  # pictures of an epoch
-    loss: float = 0.0  # sum over the pictures of steps with a finite loss
-    scored: int = 0  # number of these pictures
-    correct: int = 0  # pixels that were predicted right
-    labelled: int = 0  # pixels with a label in the same steps
+    loss: float = 0.0  # sum over the labelled pixels, by their weights, of steps with a finite loss
+    scored: float = 0.0  # sum of these weights: what the loss is a mean over
+    correct: int = 0  # pixels that were predicted right in the same steps
+    labelled: int = 0  # pixels with a label in them
     seconds: float = 0.0
     skipped: int = 0  # steps of the epoch that the gradient scaler skipped
     skipped_in_a_row: int = 0
@@ -74,9 +74,9 @@ class Progress:
     def next_epoch(self) -> None:
         """Begin an epoch: its counts start at 0."""
         self.epoch += 1
-        self.pictures = self.scored = self.correct = self.labelled = 0
+        self.pictures = self.correct = self.labelled = 0
         self.skipped = self.replaced = self.forgiven = 0
-        self.loss = self.seconds = 0.0
+        self.loss = self.scored = self.seconds = 0.0
 
 
 @dataclass

@@ -255,7 +255,7 @@ class Trainer:
                     loss += part.detach()
                     correct += right.sum()
                 pictures = min(step_size, progress.total - progress.pictures)
-                self.record(loss, correct, sums.labelled, pictures, chunk)
+                self.record(loss, correct, sums, chunk)
                 self.optimizer_step(statistics)
 
                 progress.pictures += pictures
@@ -294,16 +294,13 @@ class Trainer:
         own = StepSums(bool(self.stop.signal), replaced, sum(labelled), sum(weights))
         return weights, StepSums(*self.world.sum(own))
 
-    def record(
-        self, loss: Tensor, correct: Tensor, labelled: float, pictures: int, chunk: list[tuple]
-    ) -> None:
+    def record(self, loss: Tensor, correct: Tensor, sums: StepSums, chunk: list[tuple]) -> None:
         """Add a step's loss and hits to the epoch's.
 
         Args:
             loss: this process's share of the loss, times the world size, as in `train_one_epoch`.
             correct: pixels that this process predicted right.
-            labelled: pixels of all processes.
-            pictures: of all processes.
+            sums: of the step.
             chunk: this process's batches.
 
         Raises:
@@ -312,10 +309,10 @@ class Trainer:
         world, progress = self.world, self.progress
         mean_loss, all_correct = world.sum([loss.item() / world.size, correct.item()])
         if math.isfinite(mean_loss):
-            progress.loss += mean_loss * pictures
-            progress.scored += pictures
+            progress.loss += mean_loss * sums.weight
+            progress.scored += sums.weight
             progress.correct += round(all_correct)
-            progress.labelled += round(labelled)
+            progress.labelled += round(sums.labelled)
         elif not self.checkpoint.scaler.is_enabled():
             names = [name for _, _, names, _ in chunk for name in names]
             refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, world)

@@ -1,7 +1,7 @@
 """The banded head against what it stands for: `F.interpolate`, then softmax, loss or argmax."""
 
 from collections.abc import Iterator
-from math import ceil, floor
+from math import ceil, floor, log
 
 import pytest
 import torch
@@ -166,6 +166,18 @@ def test_correct_pixels_are_those_whose_label_the_argmax_gives(monkeypatch):
     loss.backward()
     torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
     assert logits.grad.abs().sum() > 0
+
+
+def test_a_tie_is_not_counted_as_right():
+    """A network that gives all classes the same logit has learnt nothing."""
+    labels = torch.randint(0, 150, (1, 16, 16))
+    logits = torch.zeros(1, 150, 2, 2, requires_grad=True)
+    loss, correct = upsample_cross_entropy(logits, labels, count_correct=True)
+    assert correct == 0 and loss.item() == pytest.approx(log(150))
+    loss.backward()
+    expected = torch.zeros(1, 150, 2, 2, requires_grad=True)
+    expected_loss(expected, labels).backward()
+    torch.testing.assert_close(logits.grad, expected.grad)
 
 
 def test_backward_a_second_time_or_for_a_second_order_is_a_clear_error():

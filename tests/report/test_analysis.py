@@ -76,6 +76,17 @@ def test_a_constant_gain_has_an_interval_of_no_width():
     assert bootstrap(a, b)[2][:, -1] == pytest.approx([0.3, 0.3])
 
 
+def test_what_few_pictures_have_a_part_in_has_no_interval():
+    a, b = make_counts(0), make_counts(1)
+    labelled = a.labelled.copy()
+    labelled[5:, 2] = 0  # the third class is in five pictures only
+    a, b = (Counts(a.names, np.minimum(x.hits, labelled), labelled, labelled) for x in (a, b))
+    interval = bootstrap(a, b)[2]
+    assert np.isnan(interval[:, 2]).all() and not np.isnan(interval[:, [0, 1, 3, 4]]).any()
+    one = [Counts(x.names[:1], x.hits[:1], x.labelled[:1], x.predicted[:1]) for x in (a, b)]
+    assert np.isnan(bootstrap(*one)[2]).all()
+
+
 def test_counts_come_back_from_their_file(tmp_path):
     counts = make_counts(0)
     counts.write(tmp_path / "pictures.npz")

@@ -1,6 +1,7 @@
 """The report in a real browser, opened from the disk; and its scripts' side."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -139,6 +140,24 @@ def test_runs_are_compared_by_their_files_alone(script, evaluated, tmp_path):
     assert result.err.count("\n") == 1
     result = script("eval.py", "--compare", "mine", "../mine")
     assert result.code == 2 and "without slashes" in result.err
+
+
+@pytest.mark.slow
+def test_runs_scored_in_another_way_are_refused_or_told(script, data, evaluated):
+    shutil.copytree(evaluated, evaluated.with_name("first"))
+    result = script("eval.py", "--compare", "first", "mine")
+    assert "WARNING" not in result.out and "in fewer than 10 pictures" in result.out
+    assert not re.search(r"%  \*$", result.out, re.MULTILINE)
+    assert script("eval.py", "--id", "mine", *EVAL, "--imgSize", "96").code == 0
+    result = script("eval.py", "--compare", "first", "mine")
+    assert "WARNING: A was evaluated with --imgSize -1, B with --imgSize 96" in result.out
+    label = cv2.imread(str(data.label("val/0")), cv2.IMREAD_GRAYSCALE)
+    label[0, 0] = 3
+    cv2.imwrite(str(data.label("val/0")), label)
+    for change in (["--segSize", "32"], []):
+        assert script("eval.py", "--id", "mine", *EVAL, *change).code == 0
+        result = script("eval.py", "--compare", "first", "mine")
+        assert result.code == 2 and "different labels, or at different sizes" in result.err
 
 
 @pytest.mark.slow
