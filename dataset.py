@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.images import UnreadableError, read_label, read_picture
-from utils import STOP_SIGNALS, UserError, abbreviate, keep_freed_memory
+from utils import KNOWN_RUNTIME_ERRORS, STOP_SIGNALS, UserError, abbreviate, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
 MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
 MAX_DRAWS = 100  # of pictures until one can be read
+SHARED_MEMORY, LEAST_SHARED = "/dev/shm", 2**20  # bytes: queues and the smallest batches
+LONGEST_WAIT = 600  # seconds for a picture or batch, from a worker
 WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 
@@ -100,7 +102,7 @@ class SegmentationDataset(Dataset):
     @property
     def digest(self) -> str:
         """The SHA-256 of the pictures' names, by which a run knows them, whatever the list's."""
-        return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a picture and its label.
@@ -261,16 +263,31 @@ def make_loader(
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that share this machine
     workers = min(workers, max(1, cores // trainings))
+    if workers:
+        check_shared_memory()
     return DataLoader(
         dataset,
         batch_size if options.get("batch_sampler") is None else 1,
         sampler=sampler,
-        collate_fn=None if batch_size is None else collate,
+        collate_fn=share if batch_size is None else collate,
         num_workers=workers,
+        timeout=LONGEST_WAIT if workers else 0,
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
         **options,
     )
+
+
+def check_shared_memory() -> None:
+    """Check that there is some shared memory left: without, loaders fail in many ways.
+
+    Raises:
+        UserError: there is hardly any.
+    """
+    if os.path.isdir(SHARED_MEMORY):  # as on Linux
+        status = os.statvfs(SHARED_MEMORY)
+        if status.f_bavail * status.f_frsize < LEAST_SHARED:
+            raise UserError(KNOWN_RUNTIME_ERRORS["shared memory"])
 
 
 def prepare_worker(_: int) -> None:
@@ -302,7 +319,20 @@ def collate(items: list[tuple]) -> tuple:
     """A batch. Its pictures keep the channels last: decoding gives and convolutions want that."""
     pictures, labels, *texts = zip(*items, strict=True)
     batch = torch.stack([picture.permute(1, 2, 0) for picture in pictures])  # B x H x W x 3
-    return batch.permute(0, 3, 1, 2), torch.stack(labels), *texts
+    return share((batch.permute(0, 3, 1, 2), torch.stack(labels), *texts))
+
+
+def share(item: Any) -> Any:
+    """An item or a batch, whose tensors a worker moves to shared memory.
+
+    They would be moved there on their way to the main process, too, but by a thread whose errors
+    reach nobody: the main process would wait for ever.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        return item
+    if isinstance(item, Tensor):
+        return item.share_memory_()
+    return tuple(map(share, item)) if isinstance(item, tuple) else item
 
 
 def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:

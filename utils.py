@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import cv2
 
@@ -22,11 +22,16 @@ logger = logging.getLogger(__name__)
 KNOWN_RUNTIME_ERRORS = {
     "out of memory": "out of memory: try smaller pictures or batches",  # on a GPU
     "can't allocate memory": "out of memory: try smaller pictures or batches",  # on a CPU
+    "shared memory": "out of shared memory, in which pictures come from the processes that read "
+    "them: take fewer --workers (0 needs none), or give a container more (docker run --shm-size)",
+    "dataloader timed out": "no picture has come for long: the disk, or a file server, hangs",
     "dataloader worker": "a process that reads pictures was killed, perhaps as memory ran out: "
     "try fewer --workers",
 }
-# Signals that ask a training to save and end: Ctrl-C, and those of schedulers.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if os.name == "posix" else []))
+# Signals that ask a training to save and end: Ctrl-C, those of schedulers, a terminal that closes.
+POSIX_SIGNALS = [signal.SIGUSR1, signal.SIGHUP] if os.name == "posix" else []
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *POSIX_SIGNALS)
+T = TypeVar("T")
 LONGEST_ERROR = 1000  # characters; a few paths fit
 
 
@@ -53,8 +58,9 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     Exit code 2: a `UserError` or another error given, a file system that refuses, memory that ran
     out, a lost worker. 130: Ctrl-C. 1: nobody reads the output any more.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    screen = Screen(sys.stdout)
+    screen.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[screen], force=True)
     logger.setLevel(logging.DEBUG)
     # Line by line, so that a log file is up to date; names of files may be no valid text.
     assert isinstance(sys.stdout, io.TextIOWrapper)
@@ -66,7 +72,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     try:
         return main()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        discard(sys.stdout)  # what the flush at exit writes, too
         message, code = "nobody reads its output any more", 1
     except one_line_errors as error:
         message, code = f"error: {UserError(str(error))}", 2
@@ -84,6 +90,45 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     sys.exit(code)
 
 
+class OneLineErrors(logging.Handler):
+    """A handler of log lines that cannot be written: it says so once, and the script goes on."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A line could not be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            name = Path(sys.argv[0]).name
+            with suppress(OSError):
+                print(f"{name}: {self.where()}: {error.strerror}; going on", file=sys.stderr)
+
+    def where(self) -> str:
+        """What fails, in words."""
+        return "some lines of the log are lost"
+
+
+class Screen(OneLineErrors, logging.StreamHandler):
+    """Log lines on standard output, which may be a pipe that nobody reads any more."""
+
+    def where(self) -> str:
+        """What fails, in words; from now on nothing is written."""
+        discard(sys.stdout)
+        return "standard output cannot be written"
+
+
+class LogFile(OneLineErrors, logging.FileHandler):
+    """Log lines in a file, whose disk may be full."""
+
+
+def discard(stream: TextIO) -> None:
+    """Let everything that is written to a stream vanish."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def redirect_log(stream: TextIO | io.TextIOBase) -> None:
     """Send log lines that go to standard output to another stream."""
     for handler in logging.getLogger().handlers:
@@ -94,15 +139,21 @@ def redirect_log(stream: TextIO | io.TextIOBase) -> None:
 class StopRequest:
     """A context that notes signals to stop, in `signal`, for the caller to act upon.
 
-    A second one, more than a second later, ends the process at once.
+    A second one, more than a second later, ends the process at once. What is ignored at the start,
+    as `nohup` has it, stays ignored.
     """
 
     def __init__(self) -> None:
         self.signal = 0  # none so far
         self.since = 0.0
+        self.waiting = False
 
     def __enter__(self) -> "StopRequest":
-        self.handlers = {number: signal.signal(number, self.note) for number in STOP_SIGNALS}
+        self.handlers = {
+            number: signal.signal(number, self.note)
+            for number in STOP_SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,6 +166,24 @@ class StopRequest:
         if self.signal and time.monotonic() - self.since > 1:
             os._exit(128 + number)
         self.signal, self.since = number, time.monotonic()
+        if self.waiting:
+            self.waiting = False
+            raise WaitEndedError
+
+    def wait_for(self, get: Callable[[], T], otherwise: T) -> T:
+        """What `get` returns, or `otherwise` as soon as there is a signal: no wait outlasts it."""
+        try:
+            self.waiting = True
+            try:
+                return otherwise if self.signal else get()
+            finally:
+                self.waiting = False
+        except WaitEndedError:
+            return otherwise
+
+
+class WaitEndedError(Exception):
+    """A signal has ended a wait."""
 
 
 def keep_freed_memory() -> None:

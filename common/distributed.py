@@ -23,10 +23,18 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from common.devices import select_device
-from utils import UserError
+from utils import STOP_SIGNALS, UserError
 
 BARRIER_TIMEOUT = timedelta(seconds=5)  # to find out which rank does not answer
-EXPLAINED_EXITS = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # codes of one-line endings
+EXPLAINED_EXITS = (2, *(128 + number for number in STOP_SIGNALS))  # codes of one-line endings
+# What torchrun tells each process in numbers, and what they are where it does not.
+NUMBERS = {
+    "RANK": "",
+    "WORLD_SIZE": "",
+    "MASTER_PORT": "",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "1",
+}
 # What the backends say when a process at the other end is gone or silent.
 CONNECTION_LOST = re.compile(
     "closed by peer|reset by peer|broken pipe|connection refused|timed out|timeout|nccl", re.I
@@ -156,7 +164,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not CONNECTION_LOST.search(str(error)):
+            lost = CONNECTION_LOST.search(str(error)) and "DataLoader" not in str(error)
+            if self.size == 1 or not lost:
                 raise
             raise UserError(
                 f"rank {self.rank} of {self.size} stops: {self.find_missing_rank()}; --resume goes "
@@ -184,8 +193,24 @@ class World:
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or something like it, has started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether torchrun, or something like it, has started this process as one of several.
+
+    Raises:
+        UserError: it looks so, but what torchrun sets is not all there, or no number.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return False
+    bad = [name for name in NUMBERS if not os.environ.get(name, NUMBERS[name]).isdecimal()]
+    bad += [] if os.environ.get("MASTER_ADDR") else ["MASTER_ADDR"]
+    if not bad and not int(os.environ["RANK"]) < int(os.environ["WORLD_SIZE"]):
+        bad = ["RANK"]
+    if bad:
+        raise UserError(
+            f"RANK and WORLD_SIZE say that this is one process of several, but {bad[0]} is "
+            f"{os.environ.get(bad[0], 'not set')!s}: start them by torchrun, or, for a single one, "
+            "unset RANK and WORLD_SIZE"
+        )
+    return True
 
 
 def fresh_rendezvous(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -196,9 +221,14 @@ def fresh_rendezvous(timeout: timedelta) -> tuple[dist.Store, int, int]:
     under a new name, for the prefix to use; rank 0 answers until all have come.
 
     Raises:
-        UserError: a process did not come in time.
+        UserError: a process did not come in time, or rank 0 cannot be reached.
     """
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+    except RuntimeError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"rank 0 cannot be reached at {address} ({reason})") from error
     name = uuid.uuid4().hex
     if rank:
         store.set(f"asks/{rank}", name)
@@ -248,6 +278,12 @@ def launch(processes: int) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        # It would answer a closed terminal even after `nohup`, which ignores that.
+        signals_to_handle=",".join(
+            name
+            for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+            if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
+        ),
     )
     # The launcher passes SIGTERM on, but does not know SIGUSR1.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))

@@ -26,8 +26,11 @@ STAGING = ".saved"  # holds the files of the last `write_together` until all are
 
 
 def text(content: str) -> Content:
-    """The content of a text file, in UTF-8."""
-    return lambda file: file.write(content.encode())
+    """The content of a text file, in UTF-8.
+
+    A part of a path that is no text (a lone surrogate) becomes an escape, which JSON reads back.
+    """
+    return lambda file: file.write(content.encode(errors="backslashreplace"))
 
 
 def tensors(state: dict) -> Content:

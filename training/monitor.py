@@ -25,7 +25,7 @@ from common.distributed import World
 from common.files import png, write_atomically
 from common.metrics import Scores
 from training.checkpoint import Progress
-from utils import UserError, redirect_log, result_names
+from utils import LogFile, UserError, redirect_log, result_names
 from visualize.curves import history_figures
 from visualize.panels import comparison
 
@@ -92,7 +92,7 @@ class Monitor:
         path = self.folder / "train.log"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+            file = LogFile(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -246,8 +246,8 @@ class Monitor:
 
 
 def loss_text(progress: Progress) -> str:
-    """The mean loss of an epoch so far."""
-    return f"{progress.mean_loss:.4f}" if progress.scored else "none was finite"
+    """The mean loss of an epoch so far; none without a labelled pixel and a finite loss of it."""
+    return f"{progress.mean_loss:.4f}" if progress.scored else "none so far"
 
 
 def summary_writer() -> "type[SummaryWriter]":

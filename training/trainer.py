@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -221,7 +222,7 @@ class Trainer:
         step_size = sampler.batch_size * world.size * args.accumulate  # pictures
         self.model.train()
         freeze_batchnorm(self.frozen)
-        batches, start = iter(self.data.train), time.time()
+        batches, start = self.batches(self.data.train), time.time()
         with self.monitor.epoch(progress, step_size) as show_step:
             while progress.pictures < progress.total:
                 chunk = list(islice(batches, args.accumulate))
@@ -335,9 +336,7 @@ class Trainer:
         shown: list[tuple] = []
         confusion = ConfusionMatrix(num_class, world.device)
         with world.fail_together():
-            for images, labels, names in self.data.val:
-                if self.stop.signal:
-                    self.exit()
+            for images, labels, names in self.batches(self.data.val):
                 pixels = int(is_labelled(labels, num_class).sum())
                 images, labels = images.to(world.device), labels.to(world.device)
                 logits = model(images)
@@ -348,10 +347,18 @@ class Trainer:
                 confusion.update(predictions, labels)
                 if len(shown) < NUM_PANELS:
                     shown += zip(names, images.cpu(), labels.cpu(), predictions.cpu(), strict=True)
+        loss, count, stop = world.sum([float(losses.sum), losses.count, bool(self.stop.signal)])
+        if stop:
+            self.exit()
         self.monitor.show_panels(shown[:NUM_PANELS], self.data.classes, self.progress)
         world.all_reduce(confusion.counts)
-        loss, count = world.sum([float(losses.sum), losses.count])
         return loss / count, confusion.scores()
+
+    def batches(self, loader: DataLoader) -> Iterator[tuple]:
+        """The batches of a loader; a signal to stop ends them, even while one is waited for."""
+        batches = iter(loader)
+        while (batch := self.stop.wait_for(lambda: next(batches, None), None)) is not None:
+            yield batch
 
     def parallelised(self) -> nn.Module:
         """The network, wrapped for several devices or compiled, as the settings say."""

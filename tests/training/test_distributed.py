@@ -54,6 +54,23 @@ def run(folder: Path, *args: object, **options) -> subprocess.CompletedProcess:
     )
 
 
+def test_a_launcher_that_nohup_started_outlives_its_terminal(tmp_path):
+    """torch's own would end its processes, and the training with them."""
+    (tmp_path / "child.py").write_text(
+        "import os, signal, time\n"
+        "os.kill(os.getppid(), signal.SIGHUP)\n"
+        "time.sleep(1)\n"
+        "open('done' + os.environ['RANK'], 'w')\n"
+    )
+    code = (
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['child.py'];"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "from common.distributed import launch; launch(2)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "done0").exists() and (tmp_path / "done1").exists()
+
+
 @pytest.mark.parametrize(
     ("class_weight", "numbers"), [("none", (1, 2, 3)), ("median", (1, 2))], ids=["none", "median"]
 )

@@ -218,7 +218,7 @@ def test_an_epoch_without_a_finite_loss_shows_none(script, data, monkeypatch):
     options = flags(id="run", amp="fp16", num_epoch=1)
     result = script("train.py", *SMALL, *data.flags, *options)
     assert result.code == 0, result.err
-    assert "Loss: none was finite" in result.out and "Loss: nan" not in result.out
+    assert "Loss: none so far" in result.out and "Loss: nan" not in result.out
     with Path("ckpt/run/history.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["train_loss"] == row["train_accuracy"] == "" and row["val_loss"]
