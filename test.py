@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from common.classes import Classes, read_classes
 from common.devices import select_device
-from common.files import check_writable, png, write_atomically
+from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
 from common.runs import find_run
 from dataset import batch_by_size
@@ -40,9 +39,9 @@ from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
 from options import Parser, fill_from_run
 from utils import UserError, abbreviate, redirect_log, result_names, run_script
-from visualize.gallery import Card, check_index, write_index
+from visualize.gallery import Card, write_index
 from visualize.panels import class_shares, overlay, panel, resize_labels
-from visualize.video import VIDEOS, frame_rate, open_video, read_frames, write_video
+from visualize.video import VIDEOS, Frames, frame_rate, open_video, write_video
 
 PANEL, LABELS, VIDEO = "_panel.png", "_prediction.png", "_panel.mp4"
 INDEX = "index.html"
@@ -95,8 +94,6 @@ def main() -> None:
     paths = find_pictures(args.test_img)
     if args.num_val != -1:
         paths = paths[: args.num_val]
-    if not os.path.isfile(args.test_img) and args.visualize:
-        check_index(folder / INDEX)
     is_video = args.test_img.lower().endswith(VIDEOS) and paths == [Path(args.test_img)]
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)
@@ -114,12 +111,17 @@ def segment_pictures(
     """Segment pictures, write label maps and panels, and print their classes.
 
     Raises:
-        UserError: some could not be read; the others are done.
+        UserError: files of the user's would be lost; or some could not be read, and the others are
+            done.
     """
     folder = Path(args.result)
     root = os.path.commonpath([path.parent for path in paths])
     relative = {path: os.path.relpath(path, root) for path in paths}
     results = result_names(list(relative.values()))
+    several = not os.path.isfile(args.test_img)
+    kinds = (LABELS, PANEL) if args.visualize else (LABELS,)
+    own = [folder / f"{name}{kind}" for name in results.values() for kind in kinds]
+    check_own("--result", [*own, *([folder / INDEX] if several and args.visualize else [])])
     unreadable: list[str] = []
     cards: list[Card] = []
     for images, batch_paths, maps in segment(read_pictures(paths, unreadable), model, args):
@@ -136,7 +138,7 @@ def segment_pictures(
                 print_json(shares, classes, picture=str(path))
             else:
                 print(f"{path}: {top_classes(shares, classes)}")
-    if cards and not os.path.isfile(args.test_img):
+    if cards and several:
         title = f"{args.id}: {len(cards)} pictures"
         write_index(folder / INDEX, title, cards, unreadable)
     done = f"Segmented {len(paths) - len(unreadable)} of {len(paths)}; results: {folder}"
@@ -155,14 +157,17 @@ def segment_video(
     """Segment the frames of a video, write a video of overlays, and print the classes.
 
     Raises:
-        UserError: it has no frame that can be decoded, or the new one cannot be written.
+        UserError: it has no frame that can be decoded, or not all that it should have, or the new
+            one cannot be written.
     """
     name = result_names([path.name])[path.name]
     target = Path(args.result) / f"{name}{VIDEO}"
+    if args.visualize:
+        check_own("--result", [target])
     messages = sys.stderr if args.json else sys.stdout
-    frames = islice(read_frames(video), None if args.num_val == -1 else args.num_val)
+    frames = Frames(video, args.num_val)
     items = ((torch.from_numpy(frame).permute(2, 0, 1), i) for i, frame in enumerate(frames))
-    pixels, count, told = np.zeros(args.num_class), 0, time.time()
+    pixels, told = np.zeros(args.num_class), time.time()
     with write_video(target, frame_rate(video)) as write:
         for images, numbers, maps in segment(items, model, args):
             for image, number, labels in zip(images, numbers, maps, strict=True):
@@ -174,17 +179,18 @@ def segment_video(
                     print_json(shares, classes, picture=str(path), frame=number)
                 for i, share in shares:
                     pixels[i] += share
-            count += len(images)
             if time.time() - told > PROGRESS_SECONDS:
-                print(f"{count} frames", file=messages)
+                print(f"{frames.count} frames", file=messages)
                 told = time.time()
-    if not count:
+    if not frames.count:
         raise UserError(f"{path} holds no frame that can be decoded: damaged, cut short or foreign")
-    shares = sorted(((i, p / count) for i, p in enumerate(pixels) if p), key=lambda x: -x[1])
+    shares = sorted(((i, p / frames.count) for i, p in enumerate(pixels) if p), key=lambda x: -x[1])
     if not args.json:
         print(f"{path}: {top_classes(shares, classes)}")
     results = f"; result: {target}" if args.visualize else ""
-    print(f"Segmented {count} frames{results}", file=messages)
+    print(f"Segmented {frames.count} frames{results}", file=messages)
+    if frames.lost:
+        raise UserError(f"{path} is damaged: {frames.lost}")
 
 
 def segment(
@@ -223,8 +229,12 @@ def find_pictures(where: str) -> list[Path]:
     else:
         found = glob.glob(where, recursive=True)
     # Results of an earlier call are no pictures to segment.
-    own = (PANEL, LABELS, VIDEO, INDEX)
-    found = [path for path in found if os.path.isfile(path) and not path.endswith(own)]
+    endings = (PANEL, LABELS, VIDEO, INDEX)
+    found = [
+        path
+        for path in found
+        if os.path.isfile(path) and not (path.endswith(endings) and is_own(path))
+    ]
     if not found:
         raise UserError(f"--test_img {where}: no picture there ({' '.join(FORMATS)})")
     return [Path(path) for path in sorted(set(found))]

@@ -7,19 +7,22 @@ instant leaves the new content or the old one, never a part of it.
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from utils import UserError
+from utils import UserError, abbreviate
 
 T = TypeVar("T")
 Content = Callable[[BinaryIO], object]  # writes what a file is to hold
 
+MARK = "semantic-segmentation scripts"  # in what may be written anew: PNGs, videos, pages
+MARKED_BYTES = 1000  # at either end of a file, where the mark may be
 MAX_NAME_BYTES = 255  # the limit of common file systems
 MAX_READS = 100  # of files that change meanwhile
 STAGING = ".saved"  # holds the files of the last `write_together` until all are in place
@@ -39,8 +42,10 @@ def tensors(state: dict) -> Content:
 
 
 def png(image: Image.Image, compress_level: int = 6) -> Content:
-    """The content of a PNG file; the level is zlib's, 0…9."""
-    return lambda file: image.save(file, format="PNG", compress_level=compress_level)
+    """The content of a PNG file that `is_own`; the level is zlib's, 0…9."""
+    mark = PngInfo()
+    mark.add_text("Software", MARK)
+    return lambda file: image.save(file, format="PNG", compress_level=compress_level, pnginfo=mark)
 
 
 def write_atomically(path: Path, content: Content) -> None:
@@ -170,6 +175,31 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether a file has the mark of these scripts near its beginning or its end."""
+    try:
+        with open(path, "rb") as file:
+            ends = file.read(MARKED_BYTES)
+            file.seek(-min(MARKED_BYTES, os.path.getsize(path)), os.SEEK_END)
+            return MARK.encode() in ends + file.read()
+    except OSError:
+        return False
+
+
+def check_own(flag: str, paths: Iterable[Path]) -> None:
+    """Check that files which are going to be written, and are there, are these scripts' own.
+
+    Raises:
+        UserError: some are somebody else's.
+    """
+    foreign = [str(path) for path in paths if os.path.lexists(path) and not is_own(path)]
+    if foreign:
+        raise UserError(
+            f"{flag}: {abbreviate(foreign)} would be lost, and these scripts did not write it; "
+            "choose another folder, or move it"
+        )
 
 
 def check_writable(flag: str, folder: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from common.classes import ADE20K_CLASSES, read_classes
 from common.distributed import World
+from common.files import MARK
 from common.metrics import ConfusionMatrix
 from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
 from inference import predict
@@ -30,6 +31,8 @@ from training.trainer import Trainer, TrainingData
 from visualize.video import open_video
 
 from .conftest import ROOT, SMALL, Data, flags
+
+EARLIER = f"what an earlier call wrote: {MARK}".encode()
 
 
 @pytest.fixture
@@ -605,7 +608,7 @@ def test_a_picture_that_the_disk_has_no_room_for_leaves_the_earlier_one(
 
     monkeypatch.setattr("PIL.Image.Image.save", save_a_part)
     target.parent.mkdir(parents=True)
-    target.write_bytes(b"the earlier one")
+    target.write_bytes(EARLIER)
     options = {
         "test.py": flags(test_img=data.picture("val/0"), imgSize=32),
         "eval.py": flags(scales=1, workers=0),
@@ -613,7 +616,7 @@ def test_a_picture_that_the_disk_has_no_room_for_leaves_the_earlier_one(
     result = script(name, *flags(id="run", visualize=1, result="result"), *options)
     message = f"{name}: error: cannot write {target}: No space left on device\n"
     assert result.code == 2 and result.err == message
-    assert target.read_bytes() == b"the earlier one"
+    assert target.read_bytes() == EARLIER
     assert not [path for path in Path("result").rglob("*") if ".partial" in path.name]
 
 
@@ -645,6 +648,61 @@ def test_a_video_comes_back_with_as_many_frames_and_the_classes_over_them(script
 
 
 @pytest.mark.slow
+def test_a_damaged_video_is_segmented_as_far_as_it_goes_and_told(script, run, clip):
+    whole = clip.read_bytes()
+    begin = whole.index(b"movi")
+    frames = [begin + part.start() for part in re.finditer(b"00dc", whole[begin:])]
+    middle = slice(frames[3] + 8, frames[4])  # the fourth picture's JPEG
+    clip.write_bytes(whole[: middle.start] + bytes(frames[4] - middle.start) + whole[frames[4] :])
+    cut = clip.with_name("cut.avi")
+    cut.write_bytes(whole[: frames[4]])
+    for path, left in ((clip, 6), (cut, 4)):
+        result = script("test.py", *flags(id="run", test_img=path, imgSize=32, result="out"))
+        assert result.code == 2 and result.err.count("\n") == 1
+        assert f"{path.name} is damaged: only {left} of 7 frames can be decoded" in result.err
+        written = cv2.VideoCapture(f"out/{path.stem}_panel.mp4")
+        assert written.get(cv2.CAP_PROP_FRAME_COUNT) == left
+    limited = flags(id="run", test_img=cut, imgSize=32, result="out", num_val=3)
+    assert script("test.py", *limited).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["_panel.png", "_prediction.png"])
+def test_a_photo_that_is_called_as_a_result_is_a_photo(ending, script, run, data, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = Image.open(data.picture("val/0"))
+    photo.save(folder / "solar.jpg")
+    photo.save(folder / f"roof{ending}")
+    options = ("--id", "run", "--imgSize", "32", "--test_img", folder)
+    for _ in range(2):  # beside the results of an earlier call, too
+        result = script("test.py", *options, "--result", folder)
+        assert result.code == 0 and "Segmented 2 of 2" in result.out, result.err
+    photo.save(folder / f"solar{ending}")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    result = script("test.py", *options, "--result", folder)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert f"solar{ending} would be lost" in result.err and "choose another folder" in result.err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    result = script("test.py", *options, "--result", "out")
+    assert result.code == 0 and "Segmented 3 of 3" in result.out, result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip_panel.mp4", "index.html"])
+def test_somebody_elses_video_or_page_is_not_overwritten(name, script, run, clip, data):
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    where = clip if name.endswith("mp4") else data.folder / "images/val"
+    options = flags(id="run", test_img=where, imgSize=32, result="out")
+    result = script("test.py", *options)
+    assert result.code == 2 and f"{name} would be lost" in result.err
+    assert Path("out", name).read_text() == "mine" and len(list(Path("out").iterdir())) == 1
+    Path("out", name).unlink()
+    assert [script("test.py", *options).code for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.slow
 def test_json_of_a_video_is_a_line_a_frame(script, run, clip):
     options = flags(imgSize=32, json=1, visualize=0, result="out")
     result = script("test.py", "--id", "run", "--test_img", clip, *options)
@@ -671,11 +729,11 @@ def test_a_video_that_the_disk_has_no_room_for_leaves_the_earlier_one(
     monkeypatch.setattr("visualize.video.open_video", lambda _: open_video(clip))
     target = Path("out/clip_panel.mp4")
     target.parent.mkdir()
-    target.write_bytes(b"the earlier one")
+    target.write_bytes(EARLIER)
     options = flags(test_img=clip, imgSize=32, num_val=2, result="out")
     result = script("test.py", "--id", "run", *options)
     assert result.code == 2 and result.err.count("\n") == 1 and str(target) in result.err
-    assert target.read_bytes() == b"the earlier one" and list(Path("out").iterdir()) == [target]
+    assert target.read_bytes() == EARLIER and list(Path("out").iterdir()) == [target]
 
 
 def spoil_list(data: Data) -> None:

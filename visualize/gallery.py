@@ -10,16 +10,13 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from common.files import write_atomically
-from utils import UserError
-
-MARK = '<meta name="generator" content="test.py">'
+from common.files import MARK, write_atomically
 
 HEAD = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-{MARK}
+<meta name="generator" content="{MARK}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 style-src 'unsafe-inline'; img-src * data:">
@@ -54,18 +51,6 @@ class Card:
     panel: str
     width: int
     height: int
-
-
-def check_index(path: Path) -> None:
-    """Check that a page may be written there.
-
-    Raises:
-        UserError: somebody else's page is there.
-    """
-    if os.path.lexists(path) and MARK.encode() not in path.read_bytes()[:1000]:
-        raise UserError(
-            f"--result: {path} is no page of test.py's, and would be lost; choose another folder"
-        )
 
 
 def write_index(path: Path, title: str, cards: Sequence[Card], unreadable: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Videos, frame by frame, as OpenCV's FFmpeg reads and writes them; their sound is left out."""
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.files import atomic_path
+from common.files import MARK, atomic_path
 from utils import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 CODEC = "mp4v"  # MPEG-4 Part 2, the one of .mp4 that every build of OpenCV can write
+MAX_FAILED = 100  # attempts to decode a frame, one after the other, until it is the end
+ROUNDED = 1  # frames that a number of frames, if estimated from a duration, may be too high
 USUAL_RATE = 25.0  # frames a second, where a file does not tell
 
 
@@ -41,13 +44,39 @@ def frame_rate(video: cv2.VideoCapture) -> float:
     return rate if 0 < rate < 1000 else USUAL_RATE
 
 
-def read_frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """The frames that are left, H x W x 3, RGB."""
-    while True:
-        found, frame = video.read()
-        if not found:
-            return
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+class Frames:
+    """The frames of a video, H x W x 3, RGB, in an iterator; damaged ones are passed over.
+
+    Attributes:
+        count: frames so far.
+        promised: frames that the file says it holds, which in some formats is an estimate.
+        holes: how often frames came after some that could not be decoded.
+    """
+
+    def __init__(self, video: cv2.VideoCapture, limit: int = -1):
+        self.video = video
+        self.limit = limit
+        self.count = self.holes = 0
+        self.promised = round(video.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        failed = 0
+        while self.count != self.limit and failed < MAX_FAILED:
+            found, frame = self.video.read()
+            if not found:  # the end, or damage
+                failed += 1
+                continue
+            self.holes += failed > 0
+            self.count, failed = self.count + 1, 0
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    @property
+    def lost(self) -> str:
+        """What could not be decoded, in words; "" if nothing is missed."""
+        expected = self.promised if self.limit == -1 else min(self.limit, self.promised)
+        if self.holes or expected - self.count > ROUNDED:
+            return f"only {self.count} of {self.promised} frames can be decoded"
+        return ""
 
 
 @contextmanager
@@ -83,6 +112,9 @@ def write_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
             yield write
         finally:
             writer.release()
+        if count:
+            with partial.open("ab") as file:  # a box of MP4 that players pass over
+                file.write(struct.pack(">I4s", 8 + len(MARK), b"free") + MARK.encode())
         # The writer does not tell of a full disk.
         if count and open_video(partial).get(cv2.CAP_PROP_FRAME_COUNT) != count:
             raise UserError(f"cannot write {path}: it is not whole; is the disk full?")

@@ -4,8 +4,9 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from common.files import check_own
 from utils import UserError
-from visualize.gallery import Card, check_index, write_index
+from visualize.gallery import Card, write_index
 
 ODD = [
     "<script>alert(1)</script>.jpg",
@@ -53,9 +54,9 @@ def test_the_page_shows_every_panel_and_escapes_what_others_have_named(tmp_path)
 
 def test_a_page_of_somebody_else_is_not_overwritten(tmp_path):
     path = tmp_path / "index.html"
-    check_index(path)
+    check_own("--result", [path])
     write_index(path, "run: 0 pictures", [], [])
-    check_index(path)
+    check_own("--result", [path])
     path.write_text("<html>my home page</html>")
     with pytest.raises(UserError, match="--result: .*index.html"):
-        check_index(path)
+        check_own("--result", [path])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils import UserError
-from visualize.video import frame_rate, open_video, read_frames, write_video
+from visualize.video import Frames, frame_rate, open_video, write_video
 
 from ..conftest import ROOT
 
@@ -25,7 +25,7 @@ def make_video(path: Path, frames: list[np.ndarray] = FRAMES, rate: float = 12.5
 def test_a_video_comes_back_with_its_frames_colours_and_rate(rate, tmp_path):
     video = open_video(make_video(tmp_path / "new" / "a.mp4", rate=rate))
     assert frame_rate(video) == pytest.approx(rate, rel=1e-4)
-    frames = list(read_frames(video))
+    frames = list(Frames(video))
     assert len(frames) == len(FRAMES)
     for frame, expected in zip(frames, FRAMES, strict=True):
         assert frame.shape == expected.shape
@@ -36,7 +36,7 @@ def test_a_video_comes_back_with_its_frames_colours_and_rate(rate, tmp_path):
 def test_odd_sides_lose_a_pixel_and_other_sizes_are_scaled(tmp_path):
     frames = [np.zeros(shape, np.uint8) for shape in ((35, 63, 3), (34, 62, 3), (70, 20, 3))]
     video = open_video(make_video(tmp_path / "a.mp4", frames))
-    assert [frame.shape for frame in read_frames(video)] == [(34, 62, 3)] * 3
+    assert [frame.shape for frame in Frames(video)] == [(34, 62, 3)] * 3
 
 
 def test_what_is_cut_short_while_writing_leaves_what_had_been(tmp_path):
