@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from common.classes import Classes, read_classes
 from common.distributed import World
-from common.files import check_writable, png, text, write_atomically
+from common.files import Content, check_writable, png, text, write_atomically, write_together
 from common.metrics import ConfusionMatrix, Scores
 from common.runs import find_run
 from dataset import SegmentationDataset, batch_by_size, make_loader
@@ -129,8 +129,11 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
             classes=classes,
             settings={"command": typed_command(world.size), **vars(args)},
         )
-        write_scores(folder / "scores.json", evaluation, args, len(dataset))
-        evaluation.collected.counts(evaluation.names).write(folder / "pictures.npz")
+        files = {
+            "scores.json": all_scores(evaluation, args, len(dataset)),
+            "pictures.npz": evaluation.collected.counts(evaluation.names).content(),
+        }
+        write_together(folder, files)
         print_scores(evaluation.scores, classes)
         if args.report:
             page = build_page(evaluation)
@@ -207,10 +210,8 @@ def print_scores(scores: Scores, classes: Classes) -> None:
     )
 
 
-def write_scores(
-    path: Path, evaluation: Evaluation, args: argparse.Namespace, pictures: int
-) -> None:
-    """Write all scores, as fractions, and the settings; null where a class has no score."""
+def all_scores(evaluation: Evaluation, args: argparse.Namespace, pictures: int) -> Content:
+    """A JSON file of all scores, as fractions, and settings; null where a class has no score."""
     scores, classes = evaluation.scores, evaluation.classes
     columns = {"iou": scores.iou, "accuracy": scores.accuracy, "share": scores.share}
     per_class = [
@@ -229,7 +230,7 @@ def write_scores(
         "classes": per_class,
         "settings": vars(args),
     }
-    write_atomically(path, text(json.dumps(report, indent=2, ensure_ascii=False) + "\n"))
+    return text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

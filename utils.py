@@ -168,7 +168,7 @@ class StopRequest:
         self.signal, self.since = number, time.monotonic()
         if self.waiting:
             self.waiting = False
-            raise WaitEndedError
+            raise WaitEnded
 
     def wait_for(self, get: Callable[[], T], otherwise: T) -> T:
         """What `get` returns, or `otherwise` as soon as there is a signal: no wait outlasts it."""
@@ -178,12 +178,12 @@ class StopRequest:
                 return otherwise if self.signal else get()
             finally:
                 self.waiting = False
-        except WaitEndedError:
+        except WaitEnded:
             return otherwise
 
 
-class WaitEndedError(Exception):
-    """A signal has ended a wait."""
+class WaitEnded(BaseException):
+    """A signal has ended a wait; like KeyboardInterrupt, it is no error that code may hide."""
 
 
 def keep_freed_memory() -> None:

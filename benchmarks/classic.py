@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.decoders import BilinearDecoder, PSPBilinear
 from models.encoder import Encoder
+from models.upsample import upsample
 from models.winograd import Conv3x3
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
@@ -78,14 +79,24 @@ def normalised(picture: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def classic_prediction(
-    encoder: Encoder, decoder: BilinearDecoder, picture: np.ndarray, scales: Sequence[float]
+    encoder: Encoder,
+    decoder: BilinearDecoder,
+    picture: np.ndarray,
+    scales: Sequence[float],
+    stretch: bool = True,
 ) -> Tensor:
-    """Labels H x W of a picture H x W x 3, uint8."""
+    """Labels H x W of a picture H x W x 3, uint8.
+
+    Features are stretched over the picture, whatever its size; without `stretch`, each covers the
+    encoder's stride, as in `models.upsample`.
+    """
     total = torch.zeros(())
     for scale in scales:
         scaled = scipy.ndimage.zoom(
             picture, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"
         )
-        logits = classic_logits(encoder, decoder, normalised(scaled)[None])
-        total = total + upsampled(logits, picture.shape[:2]).softmax(dim=1) / len(scales)
+        images = normalised(scaled)[None]
+        logits = classic_logits(encoder, decoder, images)
+        extent = None if stretch else encoder.extent(images)
+        total = total + upsample(logits, picture.shape[:2], extent).softmax(dim=1) / len(scales)
     return total.argmax(dim=1)[0]

@@ -111,7 +111,10 @@ def photograph() -> list[Row]:
 
 
 def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
-    """The share of pixels of validation pictures that ours and the classic recipe label alike."""
+    """The share of pixels of validation pictures that ours and the classic recipe label alike.
+
+    The classic recipe does not stretch features here.
+    """
     config = find_run(ckpt, run_id, "_best.pth")
     encoder_file, decoder_file = (run_folder(ckpt, run_id) / f"{part}_best.pth" for part in PARTS)
     data = SegmentationDataset(
@@ -145,7 +148,8 @@ def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
             height, width = label.shape
             labels = predict(model, picture[None], (height, width), scales=scales)[0]
             pixels = picture.permute(1, 2, 0).numpy()
-            same.append((labels == classic_prediction(encoder, decoder, pixels, scales)).flatten())
+            expected = classic_prediction(encoder, decoder, pixels, scales, stretch=False)
+            same.append((labels == expected).flatten())
         share = torch.cat(same).float().mean().item()
         rows.append({"scales": ", ".join(map(str, scales)), "same labels, %": f"{share:.3%}"})
     return rows

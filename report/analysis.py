@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.files import write_atomically
+from common.files import Content
 from utils import UserError
 
 REGION_SIZES = (0, 100, 1_000, 10_000, 100_000)  # pixels from which on a bin begins
@@ -30,17 +30,17 @@ class Counts:
     labelled: np.ndarray
     predicted: np.ndarray
 
-    def write(self, path: Path) -> None:
-        """Write them to a file; `read_counts` reads it."""
+    def content(self) -> Content:
+        """The content of a file that `read_counts` reads."""
         content = io.BytesIO()
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
         pixels = [self.hits, self.labelled, self.predicted]
         np.savez_compressed(content, names=names, pixels=np.stack(pixels))
-        write_atomically(path, lambda file: file.write(content.getvalue()))
+        return lambda file: file.write(content.getvalue())
 
 
 def read_counts(path: Path) -> Counts:
-    """The counts in a file of `Counts.write`.
+    """The counts in a file of `Counts.content`.
 
     Raises:
         UserError: the file cannot be read, or is none of these.

@@ -2,10 +2,12 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from common.files import read_together
 from common.runs import run_folder
 from report.analysis import FEWEST, ROUNDS, Counts, bootstrap, iou, mean_known, read_counts
 from utils import UserError
@@ -21,9 +23,13 @@ def read_run(result: Path, run: str) -> tuple[Counts, list[str], dict]:
         UserError: it has not been evaluated, or its files are damaged.
     """
     folder = run_folder(str(result), run)
-    scores, pictures = folder / "scores.json", folder / "pictures.npz"
+    return read_together(folder, ["scores.json", "pictures.npz"], partial(parse_run, run))
+
+
+def parse_run(run: str, scores: Path, pictures: Path) -> tuple[Counts, list[str], dict]:
+    """The same of the two files of an evaluation."""
     if not (os.path.isfile(scores) and os.path.isfile(pictures)):
-        raise UserError(f"{folder} has no evaluation: python eval.py --id {run}")
+        raise UserError(f"{scores.parent} has no evaluation: python eval.py --id {run}")
     try:
         content = json.loads(scores.read_bytes())
         classes = [str(row["name"]) for row in content["classes"]]

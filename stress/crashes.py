@@ -1,7 +1,8 @@
 """Crashes of a training: it must end with the weights of a training that did not crash.
 
-The crashes are SIGKILLs. Every step is saved, so that many of them occur during a save. Their
-instants are drawn from a seed, but what a training does at an instant depends on the machine.
+The crashes are SIGKILLs, or terminals that close. Every step is saved, so that many of them occur
+during a save. Their instants are drawn from a seed, but what a training does at an instant depends
+on the machine.
 """
 
 import csv
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -37,9 +39,13 @@ RECIPE = {
 
 logger = logging.getLogger(__name__)
 
+Outcome = tuple[dict[str, dict], list[dict]]  # weights by file, rows of the history
 
-def run(count: int, seed: int, processes: int = 1) -> list[tuple[str, int, int, int]]:
-    """Kill trainings `count` times.
+
+def run(
+    count: int, seed: int, processes: int = 1, number: signal.Signals = signal.SIGKILL
+) -> list[tuple[str, int, int, int]]:
+    """Send a signal to trainings `count` times.
 
     A kill counts as survived if the training resumes, and if its last weights and its history are
     those of an uninterrupted training, bit for bit.
@@ -47,23 +53,19 @@ def run(count: int, seed: int, processes: int = 1) -> list[tuple[str, int, int, 
     Returns:
         A row (kind of fault, injected, survived, lost).
     """
+    if not count:
+        return []
     rng = random.Random(seed)
     survived = lost = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_data(folder)
-        start = time.monotonic()
-        if train(folder, "whole", processes).wait() != 0:
-            raise RuntimeError("the training fails even if nobody kills it")
-        duration = time.monotonic() - start
-        expected = outcome(folder / "ckpt/whole")
+    with scene(processes) as (folder, expected, duration):
         done, pending = 0, 0
         while done < count or pending:
             process = train(folder, f"cut{survived + lost}", processes)
             if done < count:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(rng.uniform(0, duration))
-                if kill(process, rng.randrange(processes), processes):
+                victim = rng.randrange(processes)
+                if kill(process, victim, processes, number):
                     done, pending = done + 1, pending + 1
                     continue
             intact = process.wait() == 0 and same(
@@ -73,8 +75,21 @@ def run(count: int, seed: int, processes: int = 1) -> list[tuple[str, int, int, 
                 logger.error("a training that was killed %d times (seed %d) is lost", pending, seed)
             survived, lost = survived + pending * intact, lost + pending * (not intact)
             pending = 0
-    kind = "training killed" + (f", one of {processes} processes" if processes > 1 else "")
+    kind = "training killed" if number == signal.SIGKILL else "terminal of a training closed"
+    kind += f", one of {processes} processes" if processes > 1 else ""
     return [(kind, count, survived, lost)]
+
+
+@contextmanager
+def scene(processes: int = 1) -> Iterator[tuple[Path, Outcome, float]]:
+    """A folder with data and a run, `whole`; the run's outcome, and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_data(folder)
+        start = time.monotonic()
+        if train(folder, "whole", processes).wait() != 0:
+            raise RuntimeError("the training fails even if nothing happens to it")
+        yield folder, outcome(folder / "ckpt/whole"), time.monotonic() - start
 
 
 def make_data(folder: Path) -> None:
@@ -84,8 +99,18 @@ def make_data(folder: Path) -> None:
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
 
 
-def train(folder: Path, run_id: str, processes: int) -> subprocess.Popen:
-    """Start a training, or resume it if it was saved."""
+def train(
+    folder: Path, run_id: str, processes: int = 1, under: Sequence[str] = (), **changes: object
+) -> subprocess.Popen:
+    """Start a training, or resume it if it was saved.
+
+    Args:
+        folder: with the data; runs go there, too.
+        run_id: the name of the run.
+        processes: to train together.
+        under: a command that runs it, such as `prlimit`, with its flags.
+        changes: settings by name.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     settings = RECIPE | {
         "list_train": folder / "train.txt",
@@ -96,23 +121,24 @@ def train(folder: Path, run_id: str, processes: int) -> subprocess.Popen:
         "ckpt": folder / "ckpt",
         "vis": folder / "vis",
         "resume": 1,
+        **changes,
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     return subprocess.Popen(
-        [sys.executable, *(launcher if processes > 1 else []), ROOT / "train.py", *flags],
+        [*under, sys.executable, *(launcher if processes > 1 else []), ROOT / "train.py", *flags],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
 
-def kill(process: subprocess.Popen, rank: int, processes: int) -> bool:
-    """Kill one process of a training, and wait until all have ended; False if it ended before."""
+def kill(process: subprocess.Popen, rank: int, processes: int, number: signal.Signals) -> bool:
+    """Signal one process of a training, and wait until all have ended; False if it ended before."""
     victim = process.pid if processes == 1 else worker(process.pid, rank)
     if process.poll() is not None or victim is None:
         return False
     with suppress(ProcessLookupError):
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, number)
     return process.wait() != 0
 
 
@@ -127,7 +153,7 @@ def worker(launcher: int, rank: int) -> int | None:
     return None
 
 
-def outcome(folder: Path) -> tuple[dict[str, dict], list[dict]]:
+def outcome(folder: Path) -> Outcome:
     """The weights of a run by file, and the rows of its history without their times."""
     weights = {
         path.name: torch.load(path, weights_only=True) for path in folder.glob("*coder_*.pth")
@@ -136,7 +162,7 @@ def outcome(folder: Path) -> tuple[dict[str, dict], list[dict]]:
         return weights, [row | {"seconds": None} for row in csv.DictReader(file)]
 
 
-def same(one: tuple[dict, list], other: tuple[dict, list]) -> bool:
+def same(one: Outcome, other: Outcome) -> bool:
     """Whether two outcomes are the same to the last bit."""
     (weights, history), (other_weights, other_history) = one, other
     return (

@@ -229,7 +229,7 @@ def default_id(args: argparse.Namespace, parser: Parser) -> str:
         f"-{key}{value}" for key, value in added.items() if value != parser.get_default(key)
     )
     if not re.fullmatch(r"[\w.-]*", tail, re.ASCII) or len(name + tail) > MAX_ID_BYTES:
-        tail = f"-{hashlib.sha256(tail.encode()).hexdigest()[:8]}"
+        tail = f"-{hashlib.sha256(os.fsencode(tail)).hexdigest()[:8]}"
     return name + tail
 
 

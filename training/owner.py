@@ -40,13 +40,14 @@ def own(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     try:
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.truncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {started}".encode())
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+        with suppress(OSError):  # on a full disk, the lock holds without a name
+            os.truncate(file, 0)
+            os.write(file, holder.encode())
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # before the lock ends, or the next holder's would go
+            path.unlink()  # while it is locked: afterwards it may be the next holder's
         os.close(file)
         with suppress(OSError):
             for empty in made:

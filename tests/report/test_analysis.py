@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.files import write_atomically
 from report.analysis import (
     Counts,
     bootstrap,
@@ -89,7 +90,7 @@ def test_what_few_pictures_have_a_part_in_has_no_interval():
 
 def test_counts_come_back_from_their_file(tmp_path):
     counts = make_counts(0)
-    counts.write(tmp_path / "pictures.npz")
+    write_atomically(tmp_path / "pictures.npz", counts.content())
     found = read_counts(tmp_path / "pictures.npz")
     assert found.names == counts.names
     assert (found.hits == counts.hits).all() and (found.predicted == counts.predicted).all()
@@ -98,7 +99,7 @@ def test_counts_come_back_from_their_file(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no counts", None])
 def test_a_damaged_file_is_one_clear_line(tmp_path, content):
     path = tmp_path / "pictures.npz"
-    make_counts(0).write(path)
+    write_atomically(path, make_counts(0).content())
     path.write_bytes(path.read_bytes()[:200] if content is None else content)
     with pytest.raises(UserError, match="holds no counts"):
         read_counts(path)

@@ -254,6 +254,26 @@ def test_a_signal_to_the_launcher_saves_and_ends_all(data, tmp_path, endless):
     assert "train.py --resume run" in process.stdout.read()
 
 
+def test_a_signal_in_a_validation_ends_all(data, tmp_path):
+    """Rank 1 has scored its share by then, and waits for the others'."""
+    change = """
+import signal
+from training import trainer
+argmax = trainer.upsample_argmax
+def asked(*args):
+    if os.environ["RANK"] == "0":
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return argmax(*args)
+trainer.upsample_argmax = asked
+"""
+    flags = ["--id", "run", *SMALL, *data.flags, "--num_epoch", "1", "--num_val", "2"]
+    result = run(tmp_path, 2, changed_training(tmp_path, change), *flags)
+    assert "Stopped by SIGTERM after a save" in result.stdout
+    assert "does not answer" not in result.stderr and "connection" not in result.stderr
+    assert (tmp_path / "ckpt/run/training_latest.pth").exists()
+
+
 def test_torchrun_restarts_what_was_killed_and_training_goes_on(data, tmp_path, endless):
     flags = training(data, "--num_epoch", 6, "--eval_epoch", 6, "--resume", 1)
     process = endless(command(2, "train.py", *flags, options=("--max-restarts", "2")))
