@@ -93,6 +93,7 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
 class OneLineErrors(logging.Handler):
     """A handler of log lines that cannot be written: it says so once, and the script goes on."""
 
+    lost = "some lines of the log are lost"
     told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -104,20 +105,19 @@ class OneLineErrors(logging.Handler):
             self.told = True
             name = Path(sys.argv[0]).name
             with suppress(OSError):
-                print(f"{name}: {self.where()}: {error.strerror}; going on", file=sys.stderr)
-
-    def where(self) -> str:
-        """What fails, in words."""
-        return "some lines of the log are lost"
+                print(f"{name}: {self.lost}: {error.strerror}; going on", file=sys.stderr)
 
 
 class Screen(OneLineErrors, logging.StreamHandler):
     """Log lines on standard output, which may be a pipe that nobody reads any more."""
 
-    def where(self) -> str:
-        """What fails, in words; from now on nothing is written."""
-        discard(sys.stdout)
-        return "standard output cannot be written"
+    lost = "standard output cannot be written"
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A line could not be written; nor could what the flush at exit still holds."""
+        super().handleError(record)
+        if isinstance(sys.exc_info()[1], OSError):
+            discard(sys.stdout)
 
 
 class LogFile(OneLineErrors, logging.FileHandler):
