@@ -303,7 +303,7 @@ def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
     confusion = ConfusionMatrix(4)
     for images, labels, _ in loader:  # a side of 40 pixels is no multiple of the stride of 16
         confusion.update(predict(model, images, (40, 40), scales=(1.0,)), labels)
-    assert (scores.iou == confusion.scores().iou).all()
+    np.testing.assert_array_equal(scores.iou, confusion.scores().iou)
 
 
 @pytest.mark.slow
