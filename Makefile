@@ -3,7 +3,7 @@
 # make quick   check the style and run the tests that train nothing: before every commit
 # make lint    check layout, style, types, imports and links
 # make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
-# make stress  crash trainings and feed damaged files, by the hundred and thousand (half an hour)
+# make stress  crash trainings and feed damaged files, by the hundred and thousand (an hour)
 # Each sets up .venv first; remove that folder to start afresh.
 
 PYTHON ?= python3

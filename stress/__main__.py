@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--crashes_of_three", type=int, default=10, help="crashes of one of three processes"
     )
-    parser.add_argument("--endings", type=int, default=20, help="faults of each other kind")
+    parser.add_argument("--endings", type=int, default=5, help="faults of each other kind")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other faults")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
