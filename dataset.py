@@ -102,7 +102,10 @@ class SegmentationDataset(Dataset):
     @property
     def digest(self) -> str:
         """The SHA-256 of the pictures' names, by which a run knows them, whatever the list's."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for index, name in enumerate(self.names):  # one at a time: there may be millions
+            digest.update(f"\n{name}".encode() if index else name.encode())
+        return digest.hexdigest()
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a picture and its label.

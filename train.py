@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, world: World) -> None:
-    """Train, as one of the processes of a job: data, model, trainer, fit."""
+    """Train, as one of the processes of a job, which holds the run's folder meanwhile."""
     with ExitStack() as held:
         with world.fail_together():
             folder = run_folder(args.ckpt, args.id)
@@ -68,7 +68,7 @@ def train(args: argparse.Namespace, world: World) -> None:
 
 
 def train_owned(args: argparse.Namespace, world: World) -> None:
-    """Train in a folder that belongs to this job."""
+    """Train in a folder that belongs to this job: data, model, trainer, fit."""
     resuming = should_resume(args, world)
     check_settings(args, world, resuming)
     choose_kernels(bool(args.deterministic))

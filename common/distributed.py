@@ -207,7 +207,7 @@ def is_launched() -> bool:
     if bad:
         raise UserError(
             f"RANK and WORLD_SIZE say that this is one process of several, but {bad[0]} is "
-            f"{os.environ.get(bad[0], 'not set')!s}: start them by torchrun, or, for a single one, "
+            f"{os.environ.get(bad[0], 'not set')}: start them by torchrun, or, for a single one, "
             "unset RANK and WORLD_SIZE"
         )
     return True

@@ -33,7 +33,7 @@ def parse_run(run: str, scores: Path, pictures: Path) -> tuple[Counts, list[str]
     try:
         content = json.loads(scores.read_bytes())
         classes = [str(row["name"]) for row in content["classes"]]
-        settings = {"list_val": None, **content["settings"]}
+        settings = {key: content["settings"][key] for key in ("list_val", *SETTINGS)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{scores} is damaged ({error}); again: python eval.py --id {run}"
@@ -78,7 +78,11 @@ def compare(result: Path, first: str, second: str) -> dict:
     order = np.argsort(-np.abs(change), kind="stable")[:CHANGED]
     return {
         "runs": [first, second],
-        "settings": differing(settings, other_settings),
+        "settings": {
+            key: [settings[key], other_settings[key]]
+            for key in SETTINGS
+            if settings[key] != other_settings[key]
+        },
         "pictures": len(a.names),
         "rounds": ROUNDS,
         "classes": rows[:-2],
@@ -89,11 +93,6 @@ def compare(result: Path, first: str, second: str) -> dict:
             if change[i]
         ],
     }
-
-
-def differing(a: dict, b: dict) -> dict[str, list]:
-    """Settings of two evaluations, other than which run it was, that may move scores and differ."""
-    return {key: [a.get(key), b.get(key)] for key in SETTINGS if a.get(key) != b.get(key)}
 
 
 def table(found: dict) -> list[str]:
