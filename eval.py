@@ -30,9 +30,10 @@ import torch.nn.functional as F
 from common.classes import Classes, read_classes
 from common.distributed import World
 from common.files import Content, check_writable, png, text, write_atomically, write_together
+from common.loader import batch_by_size, make_loader
 from common.metrics import ConfusionMatrix, Scores
 from common.runs import find_run
-from dataset import SegmentationDataset, batch_by_size, make_loader
+from dataset import SegmentationDataset
 from inference import SCALES, load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
 from options import Parser, fill_from_run

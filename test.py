@@ -33,8 +33,8 @@ from common.classes import Classes, read_classes
 from common.devices import select_device
 from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
+from common.loader import batch_by_size
 from common.runs import find_run
-from dataset import batch_by_size
 from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
 from options import Parser, fill_from_run

@@ -27,8 +27,9 @@ from common.classes import read_classes
 from common.devices import describe_device, select_amp, select_device
 from common.distributed import World, is_launched, launch
 from common.files import check_writable, saved_file
+from common.loader import make_loader
 from common.runs import run_folder
-from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
+from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.flops import giga_macs
 from training.class_weights import find_class_weights

@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.classic import classic_item
 from benchmarks.common import Job, Tables, compare, main
-from dataset import TrainDataset, prepare_worker, to_item
+from common.loader import prepare_worker
+from dataset import TrainDataset, to_item
 
 SIDE, PICTURES = 384, 32
 MAKE_SAMPLE = Path(__file__).parent.parent / "data/make_sample.py"

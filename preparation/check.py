@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from common.classes import Classes
 from common.images import ColourError, decode, read_bytes, read_values, unlabelled_value
-from dataset import SegmentationDataset, make_loader
+from common.loader import make_loader
+from dataset import SegmentationDataset
 from utils import UserError, abbreviate
 
 VALUES = 2**16  # that a label's file may hold

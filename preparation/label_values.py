@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from common.classes import ADE20K_CLASSES, read_classes
 from common.images import ColourError, decode, read_bytes, read_values, unlabelled_value
-from dataset import make_loader
+from common.loader import make_loader
 from utils import UserError, abbreviate
 
 MOST_CODES = 2**16  # colours; no table has more

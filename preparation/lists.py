@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.classes import ADE20K_CLASSES
 from common.files import check_writable, png, text, write_atomically
 from common.images import FORMATS, unlabelled_value
-from dataset import make_loader
+from common.loader import make_loader
 from preparation.label_values import CodeCounts, count_codes, read_codes, read_colours
 from utils import UserError, abbreviate
 

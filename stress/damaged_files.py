@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from common.images import MAX_PIXELS, PNG_SIGNATURE, read_label, read_picture
-from dataset import prepare_worker
+from common.loader import prepare_worker
 from utils import LONGEST_ERROR, UserError
 
 NUM_CLASS = 20

@@ -21,8 +21,9 @@ from PIL import Image
 from common.classes import ADE20K_CLASSES, read_classes
 from common.distributed import World
 from common.files import MARK
+from common.loader import make_loader
 from common.metrics import ConfusionMatrix
-from dataset import EpochSampler, TrainDataset, ValDataset, make_loader
+from dataset import EpochSampler, TrainDataset, ValDataset
 from inference import predict
 from models import ModelBuilder, SegmentationModel
 from training.optimizer import adjust_learning_rates, make_optimizer, trained_batchnorm

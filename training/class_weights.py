@@ -23,8 +23,9 @@ from tqdm import tqdm
 from common.distributed import World
 from common.files import text, write_atomically
 from common.images import UnreadableError, read_label
+from common.loader import make_loader
 from common.metrics import is_labelled
-from dataset import SegmentationDataset, make_loader
+from dataset import SegmentationDataset
 from utils import UserError
 
 logger = logging.getLogger(__name__)

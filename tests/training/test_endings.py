@@ -36,14 +36,14 @@ def test_full_shared_memory_is_named_in_one_line(script, data, monkeypatch):
 
 
 def test_a_loader_does_not_start_without_shared_memory(script, data, monkeypatch):
-    monkeypatch.setattr("dataset.LEAST_SHARED", 2**60)
+    monkeypatch.setattr("common.loader.LEAST_SHARED", 2**60)
     result = script("train.py", *OPTIONS, *data.flags, "--workers", "1")
     assert result.code == 2 and "--shm-size" in result.err and not Path("ckpt").exists()
     assert script("train.py", *OPTIONS, *data.flags, "--workers", "0").code == 0
 
 
 def test_a_picture_that_never_comes_ends_the_training(script, data, monkeypatch):
-    monkeypatch.setattr("dataset.LONGEST_WAIT", 1)
+    monkeypatch.setattr("common.loader.LONGEST_WAIT", 1)
     monkeypatch.setattr("dataset.TrainDataset.__getitem__", lambda *_: time.sleep(60))
     result = script("train.py", *OPTIONS, *data.flags, "--workers", "1")
     assert result.code == 2 and "no picture has come" in result.err
