@@ -6,6 +6,7 @@ on the machine.
 """
 
 import csv
+import itertools
 import logging
 import os
 import random
@@ -57,10 +58,11 @@ def run(
         return []
     rng = random.Random(seed)
     survived = lost = 0
+    runs = itertools.count()
     with scene(processes) as (folder, expected, duration):
-        done, pending = 0, 0
+        done, pending, run_id = 0, 0, f"cut{next(runs)}"
         while done < count or pending:
-            process = train(folder, f"cut{survived + lost}", processes)
+            process = train(folder, run_id, processes)
             if done < count:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(rng.uniform(0, duration))
@@ -68,13 +70,17 @@ def run(
                 if kill(process, victim, processes, number):
                     done, pending = done + 1, pending + 1
                     continue
-            intact = process.wait() == 0 and same(
-                outcome(folder / f"ckpt/cut{survived + lost}"), expected
-            )
+            intact = process.wait() == 0 and same(outcome(folder / "ckpt" / run_id), expected)
             if not intact:
-                logger.error("a training that was killed %d times (seed %d) is lost", pending, seed)
+                logger.error(
+                    "a training that was killed %d times (seed %d) is lost: exit code %d; %s",
+                    pending,
+                    seed,
+                    process.returncode,
+                    said(folder, run_id),
+                )
             survived, lost = survived + pending * intact, lost + pending * (not intact)
-            pending = 0
+            pending, run_id = 0, f"cut{next(runs)}"
     kind = "training killed" if number == signal.SIGKILL else "terminal of a training closed"
     kind += f", one of {processes} processes" if processes > 1 else ""
     return [(kind, count, survived, lost)]
@@ -102,7 +108,7 @@ def make_data(folder: Path) -> None:
 def train(
     folder: Path, run_id: str, processes: int = 1, under: Sequence[str] = (), **changes: object
 ) -> subprocess.Popen:
-    """Start a training, or resume it if it was saved.
+    """Start a training, or resume it if it was saved; `said` reads what it says.
 
     Args:
         folder: with the data; runs go there, too.
@@ -112,6 +118,7 @@ def train(
         changes: settings by name.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    python = [sys.executable, *(launcher if processes > 1 else [])]
     settings = RECIPE | {
         "list_train": folder / "train.txt",
         "list_val": folder / "val.txt",
@@ -124,12 +131,20 @@ def train(
         **changes,
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
-    return subprocess.Popen(
-        [*under, sys.executable, *(launcher if processes > 1 else []), ROOT / "train.py", *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    # A command may limit the size of files, which a log would exceed.
+    with open(os.devnull if under else folder / f"{run_id}.log", "wb") as log:
+        return subprocess.Popen(
+            [*under, *python, ROOT / "train.py", *flags],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def said(folder: Path, run_id: str) -> str:
+    """The end of what the last training of a run has printed."""
+    path = folder / f"{run_id}.log"
+    return path.read_text(errors="replace")[-2000:] if path.exists() else ""
 
 
 def kill(process: subprocess.Popen, rank: int, processes: int, number: signal.Signals) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 from common.files import saved_file
 from report.analysis import read_counts
-from stress.crashes import ROOT, Outcome, outcome, same, scene, train
+from stress.crashes import ROOT, Outcome, outcome, said, same, scene, train
 
 LONGEST = 600  # seconds, after which a script hangs
 SCRIPTS: dict[str, dict[str, object]] = {"eval.py": {"report": 1, "workers": 0}, "test.py": {}}
@@ -56,11 +56,11 @@ class Row:
         self.kind = kind
         self.survived = self.lost = 0
 
-    def count(self, intact: bool) -> None:
-        """Count a fault."""
+    def count(self, intact: bool, said: str = "") -> None:
+        """Count a fault; what a script said tells why it is lost."""
         self.survived, self.lost = self.survived + intact, self.lost + (not intact)
         if not intact:
-            logger.error("%s: lost", self.kind)
+            logger.error("%s: lost; %s", self.kind, said)
 
     def values(self) -> tuple[str, int, int, int]:
         """(kind, injected, survived, lost)."""
@@ -95,7 +95,7 @@ def two_starts(count: int, rng: random.Random, folder: Path, expected: Outcome) 
         time.sleep(rng.uniform(0, 1))
         codes = [process.wait(LONGEST) for process in (first, train(folder, f"twice{i}"))]
         intact = sorted(codes) == [0, 2] and same(outcome(folder / f"ckpt/twice{i}"), expected)
-        row.count(intact)
+        row.count(intact, said(folder, f"twice{i}"))
         shutil.rmtree(folder / f"ckpt/twice{i}")
     return row
 
@@ -130,7 +130,8 @@ def goes_on(
     except subprocess.TimeoutExpired:
         ended = False
     again = ended and train(folder, run_id).wait(LONGEST) == 0
-    row.count(again and same(outcome(folder / f"ckpt/{run_id}"), expected))
+    intact = again and same(outcome(folder / f"ckpt/{run_id}"), expected)
+    row.count(intact, said(folder, run_id))
     shutil.rmtree(folder / f"ckpt/{run_id}", ignore_errors=True)
 
 
