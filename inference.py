@@ -33,13 +33,13 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Segmentation
     def build(encoder_file: Path, decoder_file: Path) -> SegmentationModel:
         encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
         decoder = ModelBuilder.build_decoder(
-            args.arch_decoder, encoder.fc_dim, args.num_class, weights=decoder_file
+            args.arch_decoder, encoder.channels, args.num_class, weights=decoder_file
         )
         return SegmentationModel(encoder, decoder, select_amp(args.amp, device))
 
     names = [f"{part}{args.suffix}" for part in PARTS]
     model = read_together(run_folder(args.ckpt, args.id), names, build)
-    return model.freeze().to(device)
+    return model.to(device).freeze()
 
 
 @torch.inference_mode()
@@ -69,7 +69,7 @@ def predict(
     for scale in scales:
         scaled = resize(images, short_side * scale)
         logits.append(model(scaled))
-        extents.append(model.encoder.extent(scaled))
+        extents.append(model.extent(scaled))
     check_finite(*logits)
     if len(logits) == 1:
         return upsample_argmax(logits[0], size, extents[0])

@@ -153,7 +153,7 @@ def build_network(
         encoder.grad_checkpoint = bool(args.grad_checkpoint)
         decoder = ModelBuilder.build_decoder(
             args.arch_decoder,
-            encoder.fc_dim,
+            encoder.channels,
             args.num_class,
             args.segSize,
             args.weights_decoder if initial else "",

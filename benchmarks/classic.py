@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models.decoders import BilinearDecoder, PSPBilinear
+from models.decoders import Decoder, PSPBilinear
 from models.encoder import Encoder
 from models.upsample import upsample
 from models.winograd import Conv3x3
@@ -34,13 +34,18 @@ def classic_network(module: Network) -> Network:
     return module
 
 
-def classic_logits(encoder: Encoder, decoder: BilinearDecoder, images: Tensor) -> Tensor:
+def classic_logits(encoder: Encoder, decoder: Decoder, images: Tensor) -> Tensor:
     """Logits B x C x h x w of normalised pictures B x 3 x H x W."""
     features = encoder(images)
     if not isinstance(decoder, PSPBilinear):
-        return decoder.logits(features)
+        return decoder.logits([features])
     pools = [upsampled(pool(features), features.shape[-2:]) for pool in decoder.psp]
-    return decoder.conv_last(torch.cat([features, *pools], dim=1))
+    conv, *rest = decoder.conv_last
+    assert isinstance(conv, nn.Conv2d)
+    x = nn.functional.conv2d(torch.cat([features, *pools], dim=1), conv.weight, padding=1)
+    for module in rest:
+        x = module(x)
+    return x
 
 
 def classic_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def normalised(picture: np.ndarray) -> Tensor:
 @torch.no_grad()
 def classic_prediction(
     encoder: Encoder,
-    decoder: BilinearDecoder,
+    decoder: Decoder,
     picture: np.ndarray,
     scales: Sequence[float],
     stretch: bool = True,
@@ -97,6 +102,6 @@ def classic_prediction(
         )
         images = normalised(scaled)[None]
         logits = classic_logits(encoder, decoder, images)
-        extent = None if stretch else encoder.extent(images)
+        extent = None if stretch else encoder.extents(images)[-1]
         total = total + upsample(logits, picture.shape[:2], extent).softmax(dim=1) / len(scales)
     return total.argmax(dim=1)[0]

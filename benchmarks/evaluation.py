@@ -29,7 +29,7 @@ from common.runs import PARTS, find_run, run_folder
 from dataset import SegmentationDataset
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
-from models.decoders import BilinearDecoder
+from models.decoders import Decoder
 from models.encoder import Encoder
 from utils import keep_freed_memory
 
@@ -43,12 +43,10 @@ def random_picture(height: int, width: int) -> np.ndarray:
     return cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def build(
-    arch_encoder: str, arch_decoder: str, num_class: int = 150
-) -> tuple[Encoder, BilinearDecoder]:
+def build(arch_encoder: str, arch_decoder: str, num_class: int = 150) -> tuple[Encoder, Decoder]:
     """An encoder and a decoder with random weights, in evaluation mode."""
     encoder = ModelBuilder.build_encoder(arch_encoder, weights="none").eval()
-    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, num_class).eval()
+    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.channels, num_class).eval()
 
 
 def classic(arch_encoder: str, arch_decoder: str) -> Job:
@@ -126,11 +124,11 @@ def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
         config.get("label_offset", 1),
     )
 
-    def load() -> tuple[Encoder, BilinearDecoder]:
+    def load() -> tuple[Encoder, Decoder]:
         encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(encoder_file))
         decoder = ModelBuilder.build_decoder(
             config["arch_decoder"],
-            encoder.fc_dim,
+            encoder.channels,
             config["num_class"],
             weights=str(decoder_file),
         )

@@ -9,7 +9,7 @@ Data, loss, optimiser and scores stay the same: only the network differs.
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import segmentation_models_pytorch as smp
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from models.builder import DECODERS, ENCODERS
-from models.decoders import BilinearDecoder
-from models.encoder import Encoder
+from models.decoders import Decoder
+from models.encoder import Block, Encoder
+from models.upsample import Extent
 
 MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
 
@@ -26,16 +27,16 @@ MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
 class WholeNetwork(Encoder):
     """A whole network as an encoder: its features are its logits, at the size of the picture."""
 
-    output_stride = 1
+    strides = (1,)
 
     def __init__(self, build: Callable[..., nn.Module], num_class: int):
         super().__init__()
-        self.fc_dim = num_class
+        self.channels = (num_class,)
         self.network = build("resnet34", encoder_weights=None, classes=num_class)
 
-    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+    def stages(self) -> list[list[Block]]:
         """The network as a single block."""
-        return [self.logits]
+        return [[self.logits]]
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits B x num_class x H x W of pictures B x 3 x H x W."""
@@ -45,15 +46,15 @@ class WholeNetwork(Encoder):
         return self.network(x)[..., :height, :width]
 
 
-class AsItIs(BilinearDecoder):
+class AsItIs(Decoder):
     """The decoder of a `WholeNetwork`: its features are the logits already."""
 
-    def __init__(self, num_class: int, fc_dim: int, **head):
+    def __init__(self, num_class: int, channels: Sequence[int], **head):
         super().__init__(**head)
 
-    def logits(self, features: Tensor) -> Tensor:
+    def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """The features as they are."""
-        return features
+        return maps[-1]
 
 
 def main() -> None:

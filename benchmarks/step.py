@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 
 import torch
 import torchvision
@@ -22,7 +23,7 @@ from benchmarks.classic import classic_logits, classic_loss, classic_network, up
 from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
 from common.devices import select_amp
 from models import ENCODERS, ModelBuilder, SegmentationModel
-from models.decoders import BilinearDecoder
+from models.decoders import Decoder
 from models.encoder import Encoder
 from utils import keep_freed_memory
 
@@ -105,10 +106,10 @@ def mit_semseg_ppm50() -> PeerNetwork:
     return nn.ModuleList([encoder, decoder]), forward
 
 
-def build(arch_encoder: str, arch_decoder: str) -> tuple[Encoder, BilinearDecoder]:
+def build(arch_encoder: str, arch_decoder: str) -> tuple[Encoder, Decoder]:
     """An encoder and a decoder with random weights."""
     encoder = ModelBuilder.build_encoder(arch_encoder, weights="none")
-    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, CLASSES)
+    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.channels, CLASSES)
 
 
 def step(model: nn.Module, loss: Callable[[Tensor], Tensor], fused: bool = True) -> Job:
@@ -159,7 +160,7 @@ def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
     x = torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device="meta")
     inputs, insides = [], []
     whole: dict[int, Tensor] = {}
-    for block in encoder.blocks():
+    for block in chain(*encoder.stages()):
         kept: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:

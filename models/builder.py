@@ -1,28 +1,45 @@
 """`ModelBuilder`: names of encoders and decoders become modules with their weights."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from .decoders import BilinearDecoder, C1Bilinear, PSPBilinear
+from .decoders import C1, PPM, C1Bilinear, C1DeepSup, Decoder, PPMDeepSup, PSPBilinear, UPerNet
 from .encoder import Encoder
-from .resnet import resnet34, resnet50
+from .hrnet import HRNetV2
+from .mobilenet import MobileNetV2
+from .resnet import ResNet
 from .vgg import vgg16, vgg19
 from .weights import ModelError, initialise_encoder, load_file
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "vgg16_dilated8": vgg16,
     "vgg19_dilated8": vgg19,
-    "resnet34_dilated16": partial(resnet34, output_stride=16),
-    "resnet34_dilated8": partial(resnet34, output_stride=8),
-    "resnet50_dilated16": partial(resnet50, output_stride=16),
-    "resnet50_dilated8": partial(resnet50, output_stride=8),
+    "resnet34_dilated16": partial(ResNet, 34, output_stride=16, stem_dim=64),
+    "resnet34_dilated8": partial(ResNet, 34, output_stride=8, stem_dim=64),
+    "resnet50_dilated16": partial(ResNet, 50, output_stride=16, stem_dim=64),
+    "resnet50_dilated8": partial(ResNet, 50, output_stride=8, stem_dim=64),
+    "resnet18": partial(ResNet, 18, output_stride=32, stem_dim=128),
+    "resnet18dilated": partial(ResNet, 18, output_stride=8, stem_dim=128),
+    "resnet50": partial(ResNet, 50, output_stride=32, stem_dim=128),
+    "resnet50dilated": partial(ResNet, 50, output_stride=8, stem_dim=128),
+    "resnet101": partial(ResNet, 101, output_stride=32, stem_dim=128),
+    "resnet101dilated": partial(ResNet, 101, output_stride=8, stem_dim=128),
+    "mobilenetv2dilated": MobileNetV2,
+    "hrnetv2": HRNetV2,
 }
-DECODERS: dict[str, Callable[..., BilinearDecoder]] = {
+DECODERS: dict[str, Callable[..., Decoder]] = {
     "c1_bilinear": C1Bilinear,
     "psp_bilinear": PSPBilinear,
+    "c1": C1,
+    "c1_deepsup": C1DeepSup,
+    "ppm": PPM,
+    "ppm_deepsup": PPMDeepSup,
+    "upernet": UPerNet,
+    "upernet_lite": partial(UPerNet, dim=256),
 }
+MIN_MAPS = {"c1_deepsup": 2, "ppm_deepsup": 2, "upernet": 2, "upernet_lite": 2}  # else 1
 
 
 class ModelBuilder:
@@ -32,15 +49,16 @@ class ModelBuilder:
     def build_encoder(
         arch: str = "resnet34_dilated8", fc_dim: int | None = None, weights: str | Path = ""
     ) -> Encoder:
-        """An encoder: pictures B x 3 x H x W to features B x fc_dim x H/s x W/s, s = 8 or 16.
+        """An encoder: pictures B x 3 x H x W to maps B x channels[i] x H/strides[i] x W/strides[i].
 
         Args:
-            arch: a key of `ENCODERS`; the number at its end is s.
-            fc_dim: number of channels of the features; another than the encoder's is an error.
+            arch: a key of `ENCODERS`.
+            fc_dim: number of channels of the last map; another than the encoder's is an error.
             weights: "" (pretrained), "places365", "imagenet", "none" or a file.
 
         Returns:
-            The module; `fc_dim` is its width, `weights_source` tells where its weights are from.
+            The module; `channels` are its maps' widths, `fc_dim` is the last one's, and
+            `weights_source` tells where its weights are from.
 
         Raises:
             ModelError: unknown architecture, another width, or weights that cannot be had.
@@ -58,28 +76,36 @@ class ModelBuilder:
     @staticmethod
     def build_decoder(
         arch: str = "c1_bilinear",
-        fc_dim: int = 512,
+        fc_dim: int | Sequence[int] = 512,
         num_class: int = 150,
         segSize: int | tuple[int, int] = 384,
         weights: str | Path = "",
         use_softmax: bool = False,
-    ) -> BilinearDecoder:
-        """A decoder: features B x fc_dim x h x w to log-probabilities B x num_class x segSize.
+    ) -> Decoder:
+        """A decoder: maps B x fc_dim[i] x h_i x w_i to log-probabilities B x num_class x segSize.
 
         Args:
             arch: a key of `DECODERS`.
-            fc_dim: number of channels of the features.
+            fc_dim: number of channels of the last map, or those of all maps.
             num_class: number of classes.
             segSize: default output size in pixels, a side or (height, width).
             weights: "" (random) or a file.
             use_softmax: give probabilities rather than log-probabilities.
 
         Raises:
-            ModelError: unknown architecture, or weights that cannot be read or do not fit.
+            ModelError: unknown architecture, too few maps, or weights that cannot be read or do not
+                fit.
         """
         if arch not in DECODERS:
             raise ModelError(unknown("decoder", arch, DECODERS))
-        decoder = DECODERS[arch](num_class, fc_dim, segSize=segSize, use_softmax=use_softmax)
+        channels = (fc_dim,) if isinstance(fc_dim, int) else tuple(fc_dim)
+        if len(channels) < MIN_MAPS.get(arch, 1):
+            fitting = ", ".join(name for name in DECODERS if MIN_MAPS.get(name, 1) <= len(channels))
+            raise ModelError(
+                f"decoder {arch} needs {MIN_MAPS[arch]} maps of features or more, and the encoder "
+                f"gives {len(channels)}; decoders that do with them: {fitting}"
+            )
+        decoder = DECODERS[arch](num_class, channels, segSize=segSize, use_softmax=use_softmax)
         if weights:
             load_file(decoder, f"{arch} with {num_class} classes", weights)
         return decoder

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,44 +12,77 @@ from torch.utils.checkpoint import checkpoint
 
 from .upsample import Extent
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Block = Callable[[Any], Any]  # between blocks, features are a tensor, or a list of several
+
 
 class Encoder(nn.Module, ABC):
-    """Pictures to features, block by block.
+    """Pictures to maps of features, from fine to coarse.
 
     Attributes:
-        fc_dim: number of channels of the features.
-        output_stride: pixels between features, s.
+        channels: of each map.
+        strides: pixels between the features of each map.
+        mean: of the pictures that the weights expect, RGB in 0…1.
+        std: their standard deviation.
         weights_source: where the initial weights are from: "places365", "imagenet", "none", a file.
         grad_checkpoint: keep only the blocks' inputs for the backward pass, which computes the rest
             again: a fraction of the memory for a third more arithmetic (Chen et al., "Training Deep
             Nets with Sublinear Memory Cost", 2016).
     """
 
-    fc_dim: int
-    output_stride: int
+    channels: Sequence[int]
+    strides: Sequence[int]
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     weights_source: str = "none"
     grad_checkpoint: bool = False
 
-    def extent(self, images: Tensor) -> Extent:
-        """Height and width of pictures … x H x W in features, each of which covers s pixels.
+    @property
+    def fc_dim(self) -> int:
+        """Number of channels of the last map."""
+        return self.channels[-1]
 
-        It is a fraction where a side is no multiple of s, unlike the number of features.
+    def extents(self, images: Tensor) -> list[Extent]:
+        """Height and width of pictures … x H x W in features of each map.
+
+        A feature covers as many pixels as the map's stride. Therefore they are fractions where a
+        side is no multiple of it, unlike the number of features.
         """
         height, width = images.shape[-2:]
-        return height / self.output_stride, width / self.output_stride
+        return [(height / stride, width / stride) for stride in self.strides]
 
     @abstractmethod
-    def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """The blocks that a picture passes, in order."""
+    def stages(self) -> Sequence[Sequence[Block]]:
+        """The blocks that a picture passes, in order; those up to each map together."""
+
+    def maps(self, x: Tensor, num: int | None = None) -> list[Tensor]:
+        """Maps B x channels[i] x H/strides[i] x W/strides[i] of pictures B x 3 x H x W.
+
+        Args:
+            x: the pictures, normalised.
+            num: the number of maps, the last ones; None = all.
+        """
+        stages = self.stages()
+        first = 0 if num is None else len(stages) - num
+        maps = []
+        for i, stage in enumerate(stages):
+            for block in stage:
+                x = self.compute(block, x)
+            if i >= first:
+                maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features B x fc_dim x H/s x W/s of pictures B x 3 x H x W, s = 8 or 16."""
-        for block in self.blocks():
-            if self.grad_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=self.checkpoint_contexts)
-            else:
-                x = block(x)
-        return x
+        """The last map."""
+        return self.maps(x, 1)[-1]
+
+    def compute(self, block: Block, x: Any) -> Any:
+        """A block's output; in training with `grad_checkpoint` it is computed twice."""
+        if self.grad_checkpoint and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False, context_fn=self.checkpoint_contexts)
+        return block(x)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """The contexts of a block's first and second computation."""

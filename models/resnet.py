@@ -1,14 +1,12 @@
-"""ResNet-34 and ResNet-50 as dilated encoders (He et al., 2016; Yu, Koltun and Funkhouser, 2017).
+"""ResNets as encoders, dilated or not (He et al., 2016; Yu, Koltun and Funkhouser, 2017).
 
-The stem is three 3x3 convolutions instead of one 7x7, as in the Places365 weights for scene
-parsing. `layer1…layer4` have torchvision's names, so that its ImageNet weights fit them.
+The stem is three 3x3 convolutions instead of one 7x7. `layer1…layer4` have torchvision's names, so
+that its ImageNet weights fit them.
 """
-
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .encoder import Encoder
+from .encoder import Block, Encoder
 from .winograd import Conv3x3
 
 
@@ -60,32 +58,41 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
+# By the number of their layers: the kind of block, and how many of them each layer has.
+NETWORKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
+    18: (BasicBlock, [2, 2, 2, 2]),
+    34: (BasicBlock, [3, 4, 6, 3]),
+    50: (Bottleneck, [3, 4, 6, 3]),
+    101: (Bottleneck, [3, 4, 23, 3]),
+}
+
+
 class ResNet(Encoder):
-    """A ResNet without its classifier; its last layers are dilated instead of strided.
+    """A ResNet without its classifier, and a map after each of its four layers.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
-        depths: number of blocks in each of the four layers.
-        output_stride: 8 dilates `layer3` (by 2) and `layer4` (by 4), 16 only `layer4` (by 2).
+        depth: 18, 34, 50 or 101.
+        output_stride: 8 dilates `layer3` (by 2) and `layer4` (by 4) instead of striding, 16 only
+            `layer4` (by 2), 32 none.
+        stem_dim: channels of the stem: 64, as in the Places365 weights for scene parsing, or 128.
     """
 
-    def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: list[int], output_stride: int
-    ):
+    def __init__(self, depth: int, output_stride: int, stem_dim: int):
         super().__init__()
-        self.fc_dim = 512 * block.expansion
-        self.output_stride = output_stride
+        block, depths = NETWORKS[depth]
+        self.channels = [dim * block.expansion for dim in (64, 128, 256, 512)]
+        self.strides = [min(stride, output_stride) for stride in (4, 8, 16, 32)]
         self.conv1 = Conv3x3(3, 64, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
         self.conv2 = Conv3x3(64, 64)
         self.bn2 = nn.BatchNorm2d(64)
-        self.conv3 = Conv3x3(64, 64)
-        self.bn3 = nn.BatchNorm2d(64)
+        self.conv3 = Conv3x3(64, stem_dim)
+        self.bn3 = nn.BatchNorm2d(stem_dim)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
-        dilated3, dilated4 = (2, 4) if output_stride == 8 else (1, 2)
-        self.layer1 = layer(block, 64, 64, depths[0], stride=1)  # H/4 x W/4
+        dilated3, dilated4 = {8: (2, 4), 16: (1, 2), 32: (1, 1)}[output_stride]
+        self.layer1 = layer(block, stem_dim, 64, depths[0], stride=1)  # H/4 x W/4
         self.layer2 = layer(block, 64 * block.expansion, 128, depths[1], stride=2)
         self.layer3 = layer(block, 128 * block.expansion, 256, depths[2], 2, dilated3)
         self.layer4 = layer(block, 256 * block.expansion, 512, depths[3], 2, dilated4)
@@ -100,26 +107,16 @@ class ResNet(Encoder):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
-        """The stem and all residual blocks."""
-        return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
+    def stages(self) -> list[list[Block]]:
+        """The residual blocks of each layer, the first after the stem."""
+        return [[self.stem, *self.layer1], [*self.layer2], [*self.layer3], [*self.layer4]]
 
     def stem(self, x: Tensor) -> Tensor:
-        """B x 64 x H/4 x W/4 of pictures B x 3 x H x W."""
+        """B x stem_dim x H/4 x W/4 of pictures B x 3 x H x W."""
         x = self.relu(self.bn1(self.conv1(x)))  # B x 64 x H/2 x W/2
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.relu(self.bn3(self.conv3(x)))
-        return self.maxpool(x)  # B x 64 x H/4 x W/4
-
-
-def resnet34(output_stride: int) -> ResNet:
-    """ResNet-34, 512 channels out."""
-    return ResNet(BasicBlock, [3, 4, 6, 3], output_stride)
-
-
-def resnet50(output_stride: int) -> ResNet:
-    """ResNet-50, 2048 channels out."""
-    return ResNet(Bottleneck, [3, 4, 6, 3], output_stride)
+        return self.maxpool(x)  # B x stem_dim x H/4 x W/4
 
 
 def layer(

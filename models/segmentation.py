@@ -3,15 +3,16 @@
 It is the module that is moved to a device, trained, and replicated over GPUs.
 """
 
+import copy
+import logging
 from contextlib import nullcontext
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
-from .decoders import BilinearDecoder
+from .decoders import Decoder
 from .encoder import Encoder
+from .freeze import deviation, fold_batchnorm
 from .upsample import Extent, upsample_cross_entropy
 from .windows import encode_in_windows
 
@@ -22,20 +23,27 @@ from .windows import encode_in_windows
 WHOLE_PIXELS = 2**22
 WINDOW, OVERLAP = 1536, 192  # pixels, as `encode_in_windows` has them
 
+PROBE = (1, 3, 96, 128)  # the picture on which a frozen network is compared with the plain one
+TOLERANCE = 1e-3  # of their outputs' deviation
+ROUNDING = 3  # times what half precision changes in the plain one are allowed beside that
+
+logger = logging.getLogger(__name__)
+
 
 class SegmentationModel(nn.Module):
     """Pictures in; with labels the loss out, without them the low-resolution logits.
 
     Args:
-        encoder: pictures B x 3 x H x W, normalised, to features B x fc_dim x h x w.
-        decoder: features to logits B x num_class x h x w.
+        encoder: pictures B x 3 x H x W, normalised, to maps B x C_i x h_i x w_i.
+        decoder: maps to logits B x num_class x h x w.
         amp: half-precision type that convolutions may be computed in; None = full precision, or
             the type of the caller's own autocast. The loss is never rounded.
         class_weight: num_class, how much a pixel of each class counts in the loss; None = alike.
+        deepsup_scale: weight of the auxiliary loss of a decoder that has one.
     """
 
     encoder: Encoder
-    decoder: BilinearDecoder
+    decoder: Decoder
     mean: Tensor
     std: Tensor
     class_weight: Tensor | None
@@ -43,22 +51,25 @@ class SegmentationModel(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        decoder: BilinearDecoder,
+        decoder: Decoder,
         amp: torch.dtype | None = None,
         class_weight: Tensor | None = None,
+        deepsup_scale: float = 0.4,
     ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.amp = amp
-        # ImageNet's statistics of RGB in 0…1, in the pictures' units of 0…255.
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1) * 255
-        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
+        self.deepsup_scale = deepsup_scale
+        # In the pictures' units of 0…255.
+        mean = torch.tensor(encoder.mean).view(3, 1, 1) * 255
+        std = torch.tensor(encoder.std).view(3, 1, 1) * 255
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.register_buffer("class_weight", class_weight, persistent=False)
         # The format in which convolutions run fastest, on CPUs and GPUs alike.
-        self.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last
+        self.to(memory_format=self.memory_format)
 
     def forward(
         self, images: Tensor, labels: Tensor | None = None, count_correct: bool = False
@@ -75,14 +86,27 @@ class SegmentationModel(nn.Module):
         """
         with torch.autocast(self.mean.device.type, dtype=self.amp) if self.amp else nullcontext():
             if self.training or images.shape[-2] * images.shape[-1] <= WHOLE_PIXELS:
-                features = self.features(images)
+                maps = self.maps(images)
             else:
-                stride = self.encoder.output_stride
-                features = encode_in_windows(self.features, images, stride, WINDOW, OVERLAP)
-            logits = self.decoder.logits(features)
+                strides = self.encoder.strides[-self.decoder.num_maps :]
+                maps = encode_in_windows(self.maps, images, strides, WINDOW, OVERLAP)
+            extents = self.encoder.extents(images)
+            logits = self.decoder.logits(maps, extents)
+            auxiliary = self.decoder.auxiliary_logits(maps) if self.training else None
         if labels is None:
             return logits
-        return self.loss(logits, labels, self.encoder.extent(images), count_correct)
+        result = self.loss(logits, labels, self.extent(images), count_correct)
+        if auxiliary is None:
+            return result
+        loss, *correct = result if isinstance(result, tuple) else (result,)
+        auxiliary_loss = self.loss(auxiliary, labels, extents[-2])
+        assert isinstance(auxiliary_loss, Tensor)
+        loss = loss + self.deepsup_scale * auxiliary_loss
+        return (loss, correct[0]) if count_correct else loss
+
+    def extent(self, images: Tensor) -> Extent:
+        """Height and width of pictures … x H x W in logits."""
+        return self.encoder.extents(images)[self.decoder.position]
 
     def loss(
         self, logits: Tensor, labels: Tensor, extent: Extent, count_correct: bool = False
@@ -101,23 +125,41 @@ class SegmentationModel(nn.Module):
         """
         return upsample_cross_entropy(logits, labels, extent, self.class_weight, count_correct)
 
-    def features(self, images: Tensor) -> Tensor:
-        """The encoder's features, B x fc_dim x h x w, of pictures B x 3 x H x W in 0…255."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The maps that the decoder looks at, of pictures B x 3 x H x W in 0…255."""
         x = (images - self.mean) / self.std
-        return self.encoder(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=self.memory_format)
+        return self.encoder.maps(x, self.decoder.num_maps)
 
+    @torch.no_grad()
     def freeze(self) -> "SegmentationModel":
-        """Make the network fast for inference and unfit for training; returns it.
+        """Make the network fast for inference and unfit for training.
 
-        BatchNorm becomes part of the convolutions, and their weights are rounded to `amp` once
-        rather than at every call.
+        BatchNorm becomes part of the convolutions, and weights are rounded to `amp` once rather
+        than at every call. Both outputs of a probe are compared, in case a module means something
+        else by its weights.
+
+        Returns:
+            This network; or, where its output is another than before, the network as it was.
         """
         self.eval().requires_grad_(False)
-        for parent in self.modules():
-            for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                    setattr(parent, norm_name, nn.Identity())
+        plain = copy.deepcopy(self).to(memory_format=torch.contiguous_format)
+        plain.memory_format = torch.contiguous_format
+        values = torch.Generator().manual_seed(0)
+        probe = torch.randint(256, PROBE, dtype=torch.uint8, generator=values).to(self.mean.device)
+        fold_batchnorm(self, lambda: self(probe))
         self.encoder.to(self.amp)
         self.decoder.to(self.amp)
-        return self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)
+        rounded = plain(probe)
+        plain.amp = None
+        exact = plain(probe)
+        plain.amp = self.amp
+        allowed = TOLERANCE + ROUNDING * deviation(rounded, exact)
+        if exact.isfinite().all() and not deviation(self(probe), exact) <= allowed:
+            logger.warning(
+                "WARNING: with BatchNorm folded into its convolutions, this network gives another "
+                "output; it is used as it is, which is slower."
+            )
+            return plain
+        return self

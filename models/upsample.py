@@ -172,14 +172,24 @@ def upsample(logits: Tensor, size: Sequence[int], extent: Extent | None = None) 
         size: (H, W).
         extent: the pictures' height and width in features; None = (h, w).
     """
-    logits = logits.to(at_least_single(logits.dtype))
-    if extent is None:
-        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-    h, w = logits.shape[-2:]
-    rows = interpolation(h, size[0], extent[0]).to(logits)
-    columns = interpolation(w, size[1], extent[1]).to(logits)
-    with torch.autocast(logits.device.type, enabled=False):
-        return rows @ logits @ columns.T
+    return resample(logits.to(at_least_single(logits.dtype)), size, extent)
+
+
+def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """A map B x C x h x w at another size, B x C x H x W, in its own precision.
+
+    Args:
+        x: the map.
+        size: (H, W).
+        extent: the height and width of the H x W outputs in its features; None = (h, w).
+    """
+    h, w = x.shape[-2:]
+    if extent is None or tuple(extent) == (h, w):
+        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    rows = interpolation(h, size[0], extent[0]).to(x)
+    columns = interpolation(w, size[1], extent[1]).to(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.T
 
 
 class Upsampling:

@@ -4,25 +4,24 @@ The last two poolings are left out. The last block of convolutions is dilated by
 fully connected layers are convolutions: `conv6` (7x7, dilated by 4) and `conv7` (1x1).
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from .encoder import Encoder
+from .encoder import Block, Encoder
 from .winograd import Conv3x3
 
 
 class VGG(Encoder):
-    """Convolutional VGG with an output stride of 8 and 4096 channels out.
+    """Convolutional VGG; maps after each pooling, and after the former fully connected layers.
 
     Args:
         depths: number of 3x3 convolutions in each of the five blocks.
     """
 
-    fc_dim = 4096
-    output_stride = 8
+    channels = (64, 128, 256, 4096)
+    strides = (2, 4, 8, 8)
 
     def __init__(self, depths: list[int]):
         super().__init__()
@@ -48,12 +47,12 @@ class VGG(Encoder):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
-        """The convolutions up to each pooling, and the former fully connected layers."""
+    def stages(self) -> list[list[Block]]:
+        """The convolutions up to each pooling, then the last ones and those that were layers."""
         pools = [i for i, m in enumerate(self.features) if isinstance(m, nn.MaxPool2d)]
         bounds = [0, *(i + 1 for i in pools), len(self.features)]
-        convolutions = [self.features[start:end] for start, end in pairwise(bounds)]
-        return [*convolutions, self.fully_connected]
+        *first, last = [self.features[start:end] for start, end in pairwise(bounds)]
+        return [[first[0]], [first[1]], [first[2]], [last, self.fully_connected]]
 
     def fully_connected(self, x: Tensor) -> Tensor:
         """B x 4096 x H/8 x W/8 of B x 512 x H/8 x W/8."""

@@ -4,43 +4,57 @@ Only the encoder goes window by window. The decoder gets all features together: 
 the whole picture, and there is no seam.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 
 def encode_in_windows(
-    encode: Callable[[Tensor], Tensor], images: Tensor, stride: int, side: int, overlap: int
-) -> Tensor:
-    """The features that `encode` gives for pictures, computed from one window at a time.
+    encode: Callable[[Tensor], Sequence[Tensor]],
+    images: Tensor,
+    strides: Sequence[int],
+    side: int,
+    overlap: int,
+) -> list[Tensor]:
+    """The maps that `encode` gives for pictures, computed from one window at a time.
 
     Args:
-        encode: pictures B x 3 x H x W to features B x C x H/stride x W/stride.
+        encode: pictures B x 3 x H x W to maps B x C_i x H/strides[i] x W/strides[i].
         images: B x 3 x H x W.
-        stride: pixels between features.
-        side: pixels of a window's side at most; a multiple of `stride`.
-        overlap: pixels that a window sees beyond its own side; a multiple of `stride`. Features
-            equal those of whole pictures as far as they depend on no pixel farther away.
+        strides: pixels between the features of each map.
+        side: pixels of a window's side, or a little more.
+        overlap: pixels that a window sees beyond its own side, or a little more. Features equal
+            those of whole pictures as far as they depend on no pixel farther away.
 
     Returns:
-        Features B x C x H/stride x W/stride.
+        The maps.
     """
-    bands = []
-    for top, bottom in spans(images.shape[-2], side, stride):
-        parts = []
-        for left, right in spans(images.shape[-1], side, stride):
+    grid = math.lcm(*strides)  # windows begin where features of all maps do
+    overlap = -(-overlap // grid) * grid
+    bands: list[list[Tensor]] = []
+    for top, bottom in spans(images.shape[-2], side, grid):
+        parts: list[list[Tensor]] = []
+        for left, right in spans(images.shape[-1], side, grid):
             y, x = max(0, top - overlap), max(0, left - overlap)
-            features = encode(images[..., y : bottom + overlap, x : right + overlap])
-            rows = slice((top - y) // stride, -(-(bottom - y) // stride))
-            columns = slice((left - x) // stride, -(-(right - x) // stride))
-            parts.append(features[..., rows, columns])
-        bands.append(torch.cat(parts, dim=-1))
-    return torch.cat(bands, dim=-2)
+            maps = encode(images[..., y : bottom + overlap, x : right + overlap])
+            parts.append(
+                [
+                    features[
+                        ...,
+                        (top - y) // stride : -(-(bottom - y) // stride),
+                        (left - x) // stride : -(-(right - x) // stride),
+                    ]
+                    for features, stride in zip(maps, strides, strict=True)
+                ]
+            )
+        bands.append([torch.cat(columns, dim=-1) for columns in zip(*parts, strict=True)])
+    return [torch.cat(rows, dim=-2) for rows in zip(*bands, strict=True)]
 
 
 def spans(length: int, side: int, stride: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the fewest pieces of `length` within `side`, of about equal size.
+    """(start, stop) of the fewest pieces of `length` within about `side`, of about equal size.
 
     They start at multiples of `stride`, so that the features of all lie on one grid.
     """

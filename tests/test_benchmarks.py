@@ -16,18 +16,18 @@ from benchmarks.classic import (
 )
 from benchmarks.common import Job, compare, markdown
 from inference import predict
-from models import DECODERS, ModelBuilder, SegmentationModel
+from models import ModelBuilder, SegmentationModel
 from models.upsample import upsample_cross_entropy
 
 from .conftest import Data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch_decoder", DECODERS)
+@pytest.mark.parametrize("arch_decoder", ["c1_bilinear", "psp_bilinear"])
 def test_the_classic_recipe_gives_the_same_logits_loss_and_labels(arch_decoder: str) -> None:
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
-    decoder = ModelBuilder.build_decoder(arch_decoder, encoder.fc_dim, num_class=7)
+    decoder = ModelBuilder.build_decoder(arch_decoder, encoder.channels, num_class=7)
     model = SegmentationModel(encoder, decoder).eval()
     networks = [classic_network(network) for network in (encoder, decoder)]
     picture = np.random.default_rng(0).integers(256, size=(64, 80, 3), dtype=np.uint8)

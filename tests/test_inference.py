@@ -78,17 +78,16 @@ def test_half_a_side_is_a_half_whatever_it_is_rounded_to(height):
 class Cells(Encoder):
     """The mean colour of each cell of 8 x 8 pixels: features that depend on nothing around."""
 
-    output_stride = 8
-    fc_dim = 3
+    channels, strides = (3,), (8,)
 
-    def blocks(self) -> list[nn.Module]:
-        return [nn.AvgPool2d(8, ceil_mode=True)]
+    def stages(self) -> list[list[nn.Module]]:
+        return [[nn.AvgPool2d(8, ceil_mode=True)]]
 
 
 @pytest.mark.parametrize("cut", range(8))
 def test_cutting_pixels_off_a_picture_changes_no_label_of_the_others(cut):
     torch.manual_seed(0)
-    model = SegmentationModel(Cells(), C1Bilinear(6, 3, segSize=1, use_softmax=False)).eval()
+    model = SegmentationModel(Cells(), C1Bilinear(6, (3,))).eval()
     cells = torch.randint(0, 256, (1, 3, 6, 9), dtype=torch.uint8)
     images = cells.repeat_interleave(8, 2).repeat_interleave(8, 3)
     whole = predict(model, images, (48, 72), scales=(1.0,))
@@ -101,11 +100,10 @@ def test_cutting_pixels_off_a_picture_changes_no_label_of_the_others(cut):
 @pytest.mark.parametrize("cut", [0, 3, 7])
 def test_loss_and_decoder_know_the_extent_of_the_picture(cut):
     torch.manual_seed(0)
-    model = SegmentationModel(Cells(), C1Bilinear(6, 3, segSize=1, use_softmax=False)).eval()
+    model = SegmentationModel(Cells(), C1Bilinear(6, (3,))).eval()
     images = torch.randint(0, 256, (2, 3, 48 - cut, 72), dtype=torch.uint8)
     labels = torch.randint(0, 6, (2, 2 * (48 - cut), 144))
-    extent = model.encoder.extent(images)
-    assert extent == ((48 - cut) / 8, 9)
-    features = model.features(images)
-    log_p = model.decoder(features, labels.shape[-2:], extent)
+    extents = model.encoder.extents(images)
+    assert extents == [((48 - cut) / 8, 9)]
+    log_p = model.decoder(model.maps(images), labels.shape[-2:], extents)
     torch.testing.assert_close(model(images, labels), F.nll_loss(log_p, labels))

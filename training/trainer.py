@@ -341,7 +341,7 @@ class Trainer:
                 images, labels = images.to(world.device), labels.to(world.device)
                 logits = model(images)
                 check_finite(logits)
-                extent = self.network.encoder.extent(images)
+                extent = self.network.extent(images)
                 predictions = upsample_argmax(logits, labels.shape[-2:], extent)
                 losses.update(upsample_cross_entropy(logits, labels, extent), pixels)
                 confusion.update(predictions, labels)

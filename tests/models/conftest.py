@@ -1,4 +1,4 @@
-"""The reference implementation's state-dict keys and outputs, and the weights behind these."""
+"""State-dict keys and outputs of the reference implementations, and the weights behind these."""
 
 import json
 import zlib
@@ -14,15 +14,20 @@ REFERENCE = Path(__file__).parent / "reference"
 
 @pytest.fixture(scope="session")
 def reference_keys() -> dict[str, dict[str, list[int]]]:
-    """Shapes by key, by architecture; a decoder is named NAME@FC_DIM."""
-    return json.loads((REFERENCE / "state_dict_keys.json").read_text())
+    """Shapes by key, by architecture; a decoder is named NAME@FC_DIM or NAME@ENCODER."""
+    files = ("state_dict_keys.json", "mit_state_dict_keys.json")
+    keys = [json.loads((REFERENCE / name).read_text()) for name in files]
+    return keys[0] | keys[1]
 
 
 @pytest.fixture(scope="session")
 def reference_outputs() -> dict[str, np.ndarray]:
     """Parts of outputs, by architecture and kind."""
-    with np.load(REFERENCE / "outputs.npz") as file:
-        return dict(file)
+    outputs = {}
+    for name in ("outputs.npz", "mit_outputs.npz"):
+        with np.load(REFERENCE / name) as file:
+            outputs |= file
+    return outputs
 
 
 def fill(module: nn.Module) -> nn.Module:
@@ -39,8 +44,7 @@ def fill(module: nn.Module) -> nn.Module:
         elif noise.ndim == 4:
             state[key] = noise * (2 / noise[0].numel()) ** 0.5
         elif key.endswith("weight"):
-            last_of_branch = ".bn3" in key or (".bn2" in key and "layer" in key)
-            state[key] = (1 + 0.1 * noise) * (0.25 if last_of_branch else 1)
+            state[key] = (1 + 0.1 * noise) * (0.25 if ".bn2" in key or ".bn3" in key else 1)
         else:
             state[key] = 0.1 * noise
     module.load_state_dict(state)

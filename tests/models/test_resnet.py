@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from models.resnet import ResNet, resnet34, resnet50
+from models.resnet import ResNet
 
 
 def layers(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -13,12 +13,12 @@ def layers(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("build", [resnet34, resnet50])
-def test_dilation_computes_what_strides_would_have_and_what_lies_between(build, output_stride):
+@pytest.mark.parametrize("depth", [34, 50])
+def test_dilation_computes_what_strides_would_have_and_what_lies_between(depth, output_stride):
     """The à-trous identity: every k-th value of the dilated network is the strided network's."""
     torch.manual_seed(0)
-    strided = getattr(torchvision.models, build.__name__)().double().eval()
-    dilated = build(output_stride).double().eval()
+    strided = getattr(torchvision.models, f"resnet{depth}")().double().eval()
+    dilated = ResNet(depth, output_stride, stem_dim=64).double().eval()
     weights = {k: v for k, v in strided.state_dict().items() if k.startswith("layer")}
     dilated.load_state_dict(weights, strict=False)
     x = torch.rand(1, 64, 37, 50, dtype=torch.float64)
@@ -35,8 +35,8 @@ def test_the_convolutions_that_lost_their_stride_are_dilated_by_half():
         assert all(c.padding == c.dilation and c.stride == (1, 1) for c in convs)
         return [c.dilation[0] for c in convs]
 
-    assert dilations(resnet34(8), "layer3", "conv1") == [1, 2, 2, 2, 2, 2]
-    assert dilations(resnet34(8), "layer3", "conv2") == [2, 2, 2, 2, 2, 2]
-    assert dilations(resnet34(8), "layer4", "conv1") == [2, 4, 4]
-    assert dilations(resnet50(8), "layer4", "conv2") == [2, 4, 4]
-    assert dilations(resnet50(16), "layer4", "conv2") == [1, 2, 2]
+    assert dilations(ResNet(34, 8, 64), "layer3", "conv1") == [1, 2, 2, 2, 2, 2]
+    assert dilations(ResNet(34, 8, 64), "layer3", "conv2") == [2, 2, 2, 2, 2, 2]
+    assert dilations(ResNet(34, 8, 64), "layer4", "conv1") == [2, 4, 4]
+    assert dilations(ResNet(50, 8, 64), "layer4", "conv2") == [2, 4, 4]
+    assert dilations(ResNet(50, 16, 64), "layer4", "conv2") == [1, 2, 2]

@@ -25,11 +25,11 @@ def test_features_are_those_of_the_whole_picture_if_windows_overlap_enough(
     encoder, images = convolutions(stride), torch.randn(2, 3, *size)
     sizes = []
 
-    def encode(window: Tensor) -> Tensor:
+    def encode(window: Tensor) -> list[Tensor]:
         sizes.append(max(window.shape[-2:]))
-        return encoder(window)
+        return [encoder(window)]
 
-    features = encode_in_windows(encode, images, stride, side=64, overlap=32)
+    (features,) = encode_in_windows(encode, images, [stride], side=64, overlap=32)
     torch.testing.assert_close(features, encoder(images))
     assert max(sizes) <= 128
 
@@ -41,9 +41,8 @@ def test_every_encoder_has_as_many_features_in_windows_as_at_once(arch: str) -> 
         encoder = ModelBuilder.build_encoder(arch, weights="none").eval()
     for size in ((97, 131), (80, 120), (127, 144)):
         images = torch.zeros(1, 3, *size, device="meta")
-        stride = encoder.output_stride
-        features = encode_in_windows(encoder, images, stride, side=64, overlap=16)
-        assert features.shape == encoder(images).shape
+        maps = encode_in_windows(encoder.maps, images, encoder.strides, side=64, overlap=16)
+        assert [x.shape for x in maps] == [x.shape for x in encoder.maps(images)]
 
 
 @pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 1000])
@@ -58,7 +57,7 @@ def test_spans_are_even_and_cover_everything_once(length: int) -> None:
 def test_large_pictures_are_encoded_in_windows_but_not_in_training(monkeypatch) -> None:
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
-    decoder = ModelBuilder.build_decoder("psp_bilinear", encoder.fc_dim, num_class=7)
+    decoder = ModelBuilder.build_decoder("psp_bilinear", encoder.channels, num_class=7)
     model = SegmentationModel(encoder, decoder).eval()
     images = torch.randint(0, 256, (1, 3, 160, 224), dtype=torch.uint8)
     with torch.no_grad():
@@ -67,7 +66,9 @@ def test_large_pictures_are_encoded_in_windows_but_not_in_training(monkeypatch) 
         monkeypatch.setattr(segmentation, "WINDOW", 64)
         monkeypatch.setattr(segmentation, "OVERLAP", 64)
         seen = []
-        encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:].numel()))
+        encoder.conv1.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].shape[-2:].numel())
+        )
         windows = model(images)
     assert len(seen) > 1 and max(seen) < 160 * 224
     assert windows.shape == whole.shape
