@@ -4,7 +4,8 @@
 # make lint    check layout, style, types, imports and links
 # make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
 # make stress  crash trainings and feed damaged files, by the hundred and thousand (an hour)
-# Each sets up .venv first; remove that folder to start afresh.
+# Each sets up .venv first; remove that folder to start afresh. Tests compare networks with those of
+# mit-semseg, whose own dependencies are old and not needed for that.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +26,7 @@ setup: .venv/ready
 .venv/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'mit-semseg>=1,<2'
 	touch $@
 
 demo: setup

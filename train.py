@@ -31,7 +31,7 @@ from common.loader import make_loader
 from common.runs import run_folder
 from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
-from models.flops import giga_macs
+from models.cost import giga_macs
 from training.class_weights import find_class_weights
 from training.options import parse_args
 from training.owner import own
@@ -161,7 +161,8 @@ def build_network(
         weights = data.class_weights
         weight = torch.from_numpy(weights.weight).float() if weights else None
         amp = select_amp(args.amp, world.device)
-        network = SegmentationModel(encoder, decoder, amp, weight).to(world.device)
+        network = SegmentationModel(encoder, decoder, amp, weight, args.deepsup_scale)
+        network.to(world.device)
         if world.size > 1 and wants_sync_bn(args, world.device):
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network

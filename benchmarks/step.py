@@ -23,6 +23,7 @@ from benchmarks.classic import classic_logits, classic_loss, classic_network, up
 from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
 from common.devices import select_amp
 from models import ENCODERS, ModelBuilder, SegmentationModel
+from models.cost import kept_tensors
 from models.decoders import Decoder
 from models.encoder import Encoder
 from utils import keep_freed_memory
@@ -156,20 +157,12 @@ def largest_batches() -> list[Row]:
 def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes that a picture takes until the backward pass, without and with checkpointing."""
     encoder.to(dtype)
-    parameters = {p.untyped_storage()._cdata for p in encoder.parameters()}
     x = torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device="meta")
     inputs, insides = [], []
     whole: dict[int, Tensor] = {}
     for block in chain(*encoder.stages()):
-        kept: dict[int, Tensor] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
-            return kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            inputs.append(x.nbytes)
-            x = block(x)
-        kept = {key: tensor for key, tensor in kept.items() if key not in parameters}
+        inputs.append(sum(tensor.nbytes for tensor in (x if isinstance(x, list) else [x])))
+        x, kept = kept_tensors(partial(block, x), encoder)
         insides.append(sum(tensor.nbytes for tensor in kept.values()))
         whole |= kept  # without duplicates: two blocks may keep one tensor
     return sum(tensor.nbytes for tensor in whole.values()), sum(inputs) + max(insides)

@@ -92,7 +92,7 @@ class SegmentationModel(nn.Module):
                 maps = encode_in_windows(self.maps, images, strides, WINDOW, OVERLAP)
             extents = self.encoder.extents(images)
             logits = self.decoder.logits(maps, extents)
-            auxiliary = self.decoder.auxiliary_logits(maps) if self.training else None
+            auxiliary = self.decoder.auxiliary_logits(maps) if self.decoder.training else None
         if labels is None:
             return logits
         result = self.loss(logits, labels, self.extent(images), count_correct)
@@ -131,35 +131,52 @@ class SegmentationModel(nn.Module):
         x = x.contiguous(memory_format=self.memory_format)
         return self.encoder.maps(x, self.decoder.num_maps)
 
-    @torch.no_grad()
     def freeze(self) -> "SegmentationModel":
         """Make the network fast for inference and unfit for training.
 
         BatchNorm becomes part of the convolutions, and weights are rounded to `amp` once rather
-        than at every call. Both outputs of a probe are compared, in case a module means something
-        else by its weights.
+        than at every call.
 
         Returns:
-            This network; or, where its output is another than before, the network as it was.
+            This network; or, where that changes its output, the network as it was.
         """
         self.eval().requires_grad_(False)
-        plain = copy.deepcopy(self).to(memory_format=torch.contiguous_format)
-        plain.memory_format = torch.contiguous_format
-        values = torch.Generator().manual_seed(0)
-        probe = torch.randint(256, PROBE, dtype=torch.uint8, generator=values).to(self.mean.device)
+        plain = self.plain()
+        probe = random_pictures(PROBE).to(self.mean.device)
         fold_batchnorm(self, lambda: self(probe))
         self.encoder.to(self.amp)
         self.decoder.to(self.amp)
         self.to(memory_format=torch.channels_last)
-        rounded = plain(probe)
+        if self.agrees_with(plain, probe):
+            return self
+        logger.warning(
+            "WARNING: made fast, this network gives another output; it is used as it is, slowly."
+        )
+        return plain
+
+    def plain(self) -> "SegmentationModel":
+        """A copy without anything that is there for speed alone, but `amp`."""
+        plain = copy.deepcopy(self).to(memory_format=torch.contiguous_format)
+        plain.memory_format = torch.contiguous_format
+        return plain
+
+    @torch.no_grad()
+    def agrees_with(self, plain: "SegmentationModel", images: Tensor) -> bool:
+        """Whether the logits of pictures B x 3 x H x W are another network's but for rounding."""
+        training = self.training
+        amp = plain.amp
+        rounded = plain.eval()(images)
         plain.amp = None
-        exact = plain(probe)
-        plain.amp = self.amp
-        allowed = TOLERANCE + ROUNDING * deviation(rounded, exact)
-        if exact.isfinite().all() and not deviation(self(probe), exact) <= allowed:
-            logger.warning(
-                "WARNING: with BatchNorm folded into its convolutions, this network gives another "
-                "output; it is used as it is, which is slower."
-            )
-            return plain
-        return self
+        exact = plain(images)
+        plain.amp = amp
+        found = deviation(self.eval()(images), exact)
+        self.train(training)
+        # What is not finite has no deviation; whoever uses the logits has to check that anyway.
+        return not exact.isfinite().all() or found <= (
+            TOLERANCE + ROUNDING * deviation(rounded, exact)
+        )
+
+
+def random_pictures(size: tuple[int, ...]) -> Tensor:
+    """Noise of that size, B x 3 x H x W, the same every time."""
+    return torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

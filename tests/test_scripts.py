@@ -118,6 +118,19 @@ def test_computing_the_encoder_twice_gives_the_same_network(script, data):
 
 
 @pytest.mark.slow
+def test_a_compiled_network_that_computes_something_else_is_refused(script, data, monkeypatch):
+    monkeypatch.setattr("training.startup_checks.check_compiler", lambda *_: None)
+
+    def compile_wrongly(network):
+        network.decoder.conv_last.weight.data *= 1.1
+
+    monkeypatch.setattr("models.SegmentationModel.compile", compile_wrongly)
+    result = script("train.py", "--id", "run", *SMALL, *data.flags, "--compile", "1")
+    assert result.code == 2 and "--compile 1" in result.err
+    assert not Path("ckpt/run").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains(script, data):
     options = flags(id="compiled", num_epoch=1, compile=1)

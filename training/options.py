@@ -37,6 +37,7 @@ FIXED_WHEN_RESUMED = (
     "seed",
     "label_offset",
     "class_weight",
+    "deepsup_scale",
 )
 # Settings that the name of a run always has, as the reference composes it, and those that it has
 # where they are not the default.
@@ -124,6 +125,12 @@ def make_parser(description: str) -> Parser:
         default="none",
         help="against imbalance: median = the rarer a class, the more its pixels count in the "
         "loss; sqrt = half as steeply; or a CSV of index,weight",
+    )
+    parser.add_argument(
+        "--deepsup_scale",
+        type=within(float, 0),
+        default=0.4,
+        help="weight of the auxiliary loss of decoders that have one (…_deepsup)",
     )
     parser.add_argument(
         "--fix_bn", type=int, default=0, choices=(0, 1), help="1 = freeze BatchNorm as it is"

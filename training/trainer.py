@@ -31,6 +31,7 @@ from common.runs import read_config, run_folder
 from dataset import EpochSampler
 from inference import check_finite
 from models import SegmentationModel
+from models.segmentation import random_pictures
 from models.upsample import upsample_argmax, upsample_cross_entropy
 from training.checkpoint import Checkpoint, Progress
 from training.class_weights import ClassWeights
@@ -367,8 +368,20 @@ class Trainer:
             model = nn.DataParallel(model, device_ids=range(args.num_gpus))
         model = self.world.wrap(model)
         if args.compile:
-            model.compile()
+            self.compile()
         return model
+
+    def compile(self) -> None:
+        """Compile the network, and check that it computes what it did.
+
+        Raises:
+            UserError: it does not.
+        """
+        args, plain = self.args, self.network.plain()
+        self.network.compile()
+        size = (args.batch_size_per_gpu, 3, args.imgSize, args.imgSize)  # as in validations
+        if not self.network.agrees_with(plain, random_pictures(size).to(self.world.device)):
+            raise UserError("--compile 1: compiled, the network gives another output; leave it out")
 
     def save_and_exit(self) -> NoReturn:
         """Save, and end all processes as a signal asked one of them."""
