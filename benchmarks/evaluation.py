@@ -14,15 +14,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from benchmarks.classic import classic_network, classic_prediction
-from benchmarks.common import Job, Row, Tables, against_classic, compare, main, measure
+from benchmarks.classic import classic_network, classic_prediction, normalised, upsampled
+from benchmarks.common import (
+    Contender,
+    Job,
+    Row,
+    Tables,
+    against_classic,
+    compare,
+    main,
+    measure,
+)
+from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from common.files import tensors, write_atomically
 from common.runs import PARTS, find_run, run_folder
@@ -34,6 +47,7 @@ from models.encoder import Encoder
 from utils import keep_freed_memory
 
 SIZE = (512, 683)
+MULTIPLE = 32  # the sides that networks of other libraries take are multiples of it
 TEST = Path(__file__).parent.parent / "test.py"
 
 
@@ -69,6 +83,35 @@ def ours(
     model = SegmentationModel(*build(arch_encoder, arch_decoder, num_class), amp).freeze()
     picture = torch.from_numpy(random_picture(*size)).permute(2, 0, 1)[None]
     return partial(predict, model, picture, size)
+
+
+@torch.inference_mode()
+def peer_prediction(
+    forward: Callable[[Tensor], list[Tensor]], amp: torch.dtype | None, picture: np.ndarray
+) -> Tensor:
+    """Labels H x W of a picture H x W x 3 by the network of another library, at its best settings.
+
+    Scaled pictures are padded to what the network can take; probabilities are averaged.
+    """
+    height, width = picture.shape[:2]
+    image = normalised(picture)[None]
+    total = torch.zeros(())
+    for scale in SCALES:
+        scaled = nn.functional.interpolate(image, scale_factor=scale, mode="bilinear")
+        h, w = scaled.shape[-2:]
+        padded = nn.functional.pad(scaled, (0, -w % MULTIPLE, 0, -h % MULTIPLE))
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=amp) if amp else nullcontext():
+            logits = forward(padded)[0][..., :h, :w]
+        total = total + upsampled(logits.float(), (height, width)).softmax(dim=1)
+    return total.argmax(dim=1)[0]
+
+
+def peer(build_peer: Builder, amp: torch.dtype | None) -> Job:
+    """The network of another library."""
+    model, forward = build_peer(150)
+    model.eval().to(memory_format=torch.channels_last)
+    return partial(peer_prediction, forward, amp, random_picture(*SIZE))
 
 
 def growth() -> list[Row]:
@@ -157,15 +200,21 @@ def tables(args: argparse.Namespace) -> Tables:
     """Comparisons, growth, a photograph, and, with a run, the agreement of labels."""
     title = "Labels that agree with the classic recipe's"
     agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
-    results = {
-        "Five scales of a 512 x 683 picture, {} + {}".format(*arch): compare(
-            against_classic("eval.py", classic, ours, arch), args.rounds
-        )
-        for arch in (
-            ("resnet34_dilated8", "c1_bilinear"),
-            ("resnet50_dilated8", "psp_bilinear"),
-        )
-    }
+    amp = select_amp("auto", torch.device("cpu"))
+    precision = ", in half precision" if amp else ""
+    r34c1, r50psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet50_dilated8", "psp_bilinear")
+    results: Tables = {}
+    for arch in (r34c1, *COMPARED):
+        contenders: dict[str, Contender] = {
+            f"{title}{precision}": partial(peer, build_peer, amp)
+            for title, build_peer in compared(arch).items()
+        }
+        if arch in (r34c1, r50psp):
+            contenders = against_classic("eval.py", classic, ours, arch) | contenders
+        else:  # the first is what the others are compared with
+            contenders |= {"`eval.py`": partial(ours, *arch, amp)}
+        title = f"Five scales of a 512 x 683 picture, {' + '.join(arch)}"
+        results[title] = compare(contenders, args.rounds)
     results["Growth of five-scale evaluation"] = growth()
     results["`test.py --imgSize -1`, resnet34_dilated8 + c1_bilinear"] = photograph()
     return results | agreed

@@ -12,15 +12,14 @@ import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from itertools import chain
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from benchmarks.classic import classic_logits, classic_loss, classic_network, upsampled
+from benchmarks.classic import classic_logits, classic_loss, classic_network
 from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
+from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from models import ENCODERS, ModelBuilder, SegmentationModel
 from models.cost import kept_tensors
@@ -29,10 +28,8 @@ from models.encoder import Encoder
 from utils import keep_freed_memory
 
 CLASSES, SIDE, BATCH = 150, 384, 2
+AUXILIARY = 0.4  # weight of an auxiliary loss
 GIGABYTES = (12, 24, 80)
-
-
-PeerNetwork = tuple[nn.Module, Callable[[Tensor], Tensor]]  # the module; pictures to logits
 
 
 def classic(arch_encoder: str, arch_decoder: str) -> Job:
@@ -63,48 +60,22 @@ def ours(
     return step(model, lambda labels: model(images, labels.to(torch.uint8)))
 
 
-def peer(build_peer: Callable[[], PeerNetwork], amp: torch.dtype | None) -> Job:
+def peer(build_peer: Builder, amp: torch.dtype | None) -> Job:
     """The network of another library."""
-    model, forward = build_peer()
+    model, forward = build_peer(CLASSES)
     model.to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
 
     def loss(labels: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=amp) if amp else nullcontext():
-            logits = forward(images)
-        return nn.functional.cross_entropy(logits.float(), labels, ignore_index=-1)
+            outputs = forward(images)
+        main, *auxiliary = (
+            nn.functional.cross_entropy(logits.float(), labels, ignore_index=-1)
+            for logits in outputs
+        )
+        return sum((AUXILIARY * part for part in auxiliary), main)
 
     return step(model, loss)
-
-
-def smp_pspnet34() -> PeerNetwork:
-    """PSPNet of ResNet-34 at stride 8."""
-    import segmentation_models_pytorch as smp
-
-    model = smp.PSPNet("resnet34", encoder_weights=None, encoder_depth=5, classes=CLASSES)
-    model.encoder.make_dilated(8)
-    return model, model
-
-
-def torchvision_fcn50() -> PeerNetwork:
-    """FCN of ResNet-50 at stride 8."""
-    fcn = torchvision.models.segmentation.fcn_resnet50
-    model = fcn(weights=None, weights_backbone=None, num_classes=CLASSES)
-    return model, lambda images: model(images)["out"]
-
-
-def mit_semseg_ppm50() -> PeerNetwork:
-    """PSPNet of ResNet-50 at stride 8."""
-    from mit_semseg.models.models import PPM, ResnetDilated
-    from mit_semseg.models.resnet import resnet50
-
-    encoder = ResnetDilated(resnet50(pretrained=False), dilate_scale=8)
-    decoder = PPM(num_class=CLASSES, fc_dim=2048)
-
-    def forward(images: Tensor) -> Tensor:
-        return upsampled(decoder(encoder(images, return_feature_maps=True)), (SIDE, SIDE))
-
-    return nn.ModuleList([encoder, decoder]), forward
 
 
 def build(arch_encoder: str, arch_decoder: str) -> tuple[Encoder, Decoder]:
@@ -169,30 +140,26 @@ def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
 
 
 def tables(args: argparse.Namespace) -> Tables:
-    """Comparisons for three networks, and the largest batches."""
-    r34c1, r34psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet34_dilated8", "psp_bilinear")
-    r50psp = ("resnet50_dilated8", "psp_bilinear")
+    """Comparisons of networks, and the largest batches."""
     amp = select_amp("auto", torch.device("cpu"))
     precision = ", in half precision" if amp else ""
-    of_r34c1 = against_classic("train.py", classic, ours, r34c1)
-    of_r34c1["`train.py --amp off --grad_checkpoint 1`"] = partial(
-        ours, *r34c1, grad_checkpoint=True
-    )
-    of_r34psp: dict[str, Contender] = {"`train.py`": partial(ours, *r34psp, amp)}
-    if find_spec("segmentation_models_pytorch"):
-        name = f"segmentation-models-pytorch, PSPNet of ResNet-34{precision}"
-        of_r34psp[name] = partial(peer, smp_pspnet34, amp)
-    of_r50psp = against_classic("train.py", classic, ours, r50psp)
-    if find_spec("mit_semseg"):
-        name = f"mit-semseg, ResNet50dilated + PPM{precision}"
-        of_r50psp[name] = partial(peer, mit_semseg_ppm50, amp)
-    of_r50psp[f"torchvision, fcn_resnet50{precision}"] = partial(peer, torchvision_fcn50, amp)
-    return {
-        "Training step, resnet34_dilated8 + c1_bilinear": compare(of_r34c1, args.rounds),
-        "Training step, resnet34_dilated8 + psp_bilinear": compare(of_r34psp, args.rounds),
-        "Training step, resnet50_dilated8 + psp_bilinear": compare(of_r50psp, args.rounds),
-        "Largest batch of 384 x 384 pictures, on paper": largest_batches(),
-    }
+    r34c1, r50psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet50_dilated8", "psp_bilinear")
+    results: Tables = {}
+    for arch in (r34c1, *COMPARED):
+        contenders: dict[str, Contender] = {
+            f"{title}{precision}": partial(peer, build_peer, amp)
+            for title, build_peer in compared(arch).items()
+        }
+        if arch in (r34c1, r50psp):
+            contenders = against_classic("train.py", classic, ours, arch) | contenders
+        else:  # the first is what the others are compared with
+            contenders |= {"`train.py`": partial(ours, *arch, amp)}
+        if arch == r34c1:
+            contenders["`train.py --amp off --grad_checkpoint 1`"] = partial(
+                ours, *arch, grad_checkpoint=True
+            )
+        results[f"Training step, {' + '.join(arch)}"] = compare(contenders, args.rounds)
+    return results | {"Largest batch of 384 x 384 pictures, on paper": largest_batches()}
 
 
 if __name__ == "__main__":
