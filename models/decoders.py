@@ -6,16 +6,18 @@ for the loss only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .upsample import Extent, interpolation, resample, upsample
-from .winograd import Conv3x3, conv3x3
+from .pyramid import CoarseMap, PooledBatchNorm2d, PyramidConv3x3, Stack, covered
+from .upsample import Extent, resample, upsample
+from .winograd import Conv3x3
 
 POOLS = (1, 2, 3, 6)  # regions along each side, of pyramid pooling
+BAND_POSITIONS = 2**16  # of the finest level of a pyramid, computed at a time
 
 
 class Decoder(nn.Module, ABC):
@@ -121,7 +123,7 @@ class PSPBilinear(Decoder):
 
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """B x num_class x h x w, of the last map."""
-        return self.conv_last((maps[-1], [pool(maps[-1]) for pool in self.psp], None))
+        return self.conv_last(pyramid_stack(maps[-1], self.psp))
 
 
 class PPM(Decoder):
@@ -134,7 +136,7 @@ class PPM(Decoder):
 
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """B x num_class x h x w, of the last map."""
-        return self.conv_last((maps[-1], [pool(maps[-1]) for pool in self.ppm], None))
+        return self.conv_last(pyramid_stack(maps[-1], self.ppm))
 
 
 class DeepSupervision(Decoder):
@@ -219,13 +221,51 @@ class UPerNet(Decoder):
         extents = (extents or [(x.shape[-2], x.shape[-1]) for x in maps])[-self.num_maps :]
         x = self.pooled(maps[-1])  # B x dim x h_3 x w_3
         pyramid = [x]  # from coarse to fine
-        for i in reversed(range(len(maps) - 1)):
+        for i in range(len(maps) - 2, 0, -1):
             extent = covered(extents[i + 1], sizes[i], extents[i])
             x = self.fpn_in[i](maps[i]) + resample(x, sizes[i], extent)
             pyramid.append(self.fpn_out[i](x))
-        *coarse, finest = pyramid
-        of_coarse = [covered(extent, sizes[0], extents[0]) for extent in reversed(extents[1:])]
-        return self.conv_last((finest, coarse[::-1], of_coarse[::-1]))
+        reached = [covered(extent, sizes[0], extents[0]) for extent in reversed(extents[1:])]
+        # The finest level takes most of the memory: that of large pictures comes in bands of rows,
+        # but in training BatchNorm has to see all of it.
+        height, width = sizes[0]
+        rows = height if self.training else max(1, BAND_POSITIONS // width)
+        bands = [
+            self.finest(maps[0], x, pyramid, reached, range(top, min(top + rows, height)))
+            for top in range(0, height, rows)
+        ]
+        return torch.cat(bands, dim=-2)
+
+    def finest(
+        self,
+        fine: Tensor,
+        above: Tensor,
+        pyramid: list[Tensor],
+        reached: list[Extent],
+        band: range,
+    ) -> Tensor:
+        """Logits of some rows.
+
+        Args:
+            fine: the finest map.
+            above: the level above it, before its 3x3 convolution.
+            pyramid: all levels above it, from coarse to fine.
+            reached: for each of these, the height and width of the finest map in its features.
+            band: the rows.
+
+        Returns:
+            B x num_class x rows x w.
+        """
+        height, width = fine.shape[-2:]
+        # Two convolutions of 3x3 see two rows more.
+        rows = range(max(0, band.start - 2), min(height, band.stop + 2))
+        levels = [
+            CoarseMap.at(level, (height, width), extent, rows)
+            for level, extent in zip((*pyramid, above), (*reached, reached[-1]), strict=True)
+        ]
+        x = self.fpn_in[0](fine[..., rows.start : rows.stop, :]) + levels.pop().resampled()
+        logits = self.conv_last((self.fpn_out[0](x), levels[::-1]))
+        return logits[..., band.start - rows.start : band.stop - rows.start, :]
 
     def pooled(self, x: Tensor) -> Tensor:
         """B x dim x h x w, of the last map and its means over regions."""
@@ -255,8 +295,13 @@ def pyramid_pools(in_dim: int) -> nn.ModuleList:
     )
 
 
+def pyramid_stack(x: Tensor, pools: Iterable[nn.Module]) -> Stack:
+    """A map and its `pyramid_pools`."""
+    return x, [CoarseMap.at(pool(x), x.shape[-2:]) for pool in pools]
+
+
 def pyramid_classifier(in_dim: int, num_class: int, dropout: nn.Module) -> nn.Sequential:
-    """Logits of a map and its `pyramid_pools`."""
+    """Logits of a `pyramid_stack`."""
     return nn.Sequential(
         PyramidConv3x3(in_dim + len(POOLS) * 512, 512),
         nn.BatchNorm2d(512),
@@ -274,80 +319,3 @@ def conv_bn_relu(in_dim: int, out_dim: int, kernel_size: int = 1) -> nn.Sequenti
         else nn.Conv2d(in_dim, out_dim, kernel_size, bias=False)
     )
     return nn.Sequential(conv, nn.BatchNorm2d(out_dim), nn.ReLU(inplace=True))
-
-
-def covered(extent: Extent, size: Sequence[int], fine: Extent) -> Extent:
-    """The height and width, in features of a map, of all features of a finer one.
-
-    Args:
-        extent: of the pictures in features of the map.
-        size: number of features of the finer map, (h, w), which may reach beyond the pictures.
-        fine: of the pictures in these.
-    """
-    return extent[0] * size[0] / fine[0], extent[1] * size[1] / fine[1]
-
-
-class PyramidConv3x3(nn.Conv2d):
-    """A 3x3 convolution, padded by 1, of a map and coarser ones, upsampled to its size and stacked.
-
-    Neither the upsampled maps nor the stack are made. Interpolation and convolution are linear:
-    the nine taps are computed at the few positions of a coarse map first, and two matrix products
-    spread them over the rows and columns of the fine one.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int, bias: bool = False):
-        super().__init__(in_dim, out_dim, kernel_size=3, padding=1, bias=bias)
-
-    def forward(self, stack: tuple[Tensor, list[Tensor], list[Extent] | None]) -> Tensor:  # type: ignore[override]
-        """B x out_dim x H x W.
-
-        Args:
-            stack: the fine map, B x C x H x W; the coarse ones, B x C_i x h_i x w_i; and for each
-                of these the fine map's height and width in its features, None = (h_i, w_i).
-        """
-        fine, coarse, extents = stack
-        dims = [x.shape[1] for x in (fine, *coarse)]
-        weight, *weights = self.weight.split(dims, dim=1)
-        x = conv3x3(fine, weight, self.bias)
-        size = x.shape[-2:]
-        spread_rows, spread_columns = [], []
-        for i, (y, taps) in enumerate(zip(coarse, weights, strict=True)):
-            h, w = y.shape[-2:]
-            extent = extents[i] if extents else (h, w)
-            # Taps D x C x 3 x 3 as a convolution of single positions to 9·D channels.
-            taps = taps.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
-            responses = F.conv2d(y, taps).unflatten(1, (3, 3, -1))  # B x 3 x 3 x D x h x w
-            rows = shifted(h, size[0], extent[0]).to(responses)  # H x 3·h
-            responses = responses.permute(0, 1, 4, 5, 2, 3).flatten(1, 2)  # B x 3·h x w x 3 x D
-            spread_rows.append((rows @ responses.flatten(2)).view(len(y), size[0], 3 * w, -1))
-            columns = shifted(w, size[1], extent[1]).to(responses)  # W x w·3
-            spread_columns.append(columns.unflatten(1, (3, w)).transpose(1, 2).flatten(1))
-        # All maps' columns are summed in one product.
-        out = torch.cat(spread_columns, dim=1) @ torch.cat(spread_rows, dim=2)  # B x H x W x D
-        return x + out.permute(0, 3, 1, 2)
-
-
-def shifted(n_in: int, n_out: int, extent: float) -> Tensor:
-    """Interpolation matrices, side by side, for the three taps of a convolution padded by 1.
-
-    Returns:
-        n_out x 3·n_in.
-    """
-    matrix = F.pad(interpolation(n_in, n_out, extent), (0, 0, 1, 1))
-    return torch.cat([matrix[tap : tap + n_out] for tap in range(3)], dim=1)
-
-
-class PooledBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that also trains where a batch holds a single value per channel.
-
-    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
-    it. The running statistics normalise it instead, as they do at inference; they do not change.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """B x C x h x w, normalised."""
-        if self.training and x[:, 0].numel() == 1:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)

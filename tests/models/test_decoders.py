@@ -4,16 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import ModelBuilder, SegmentationModel
-from models.decoders import (
-    Decoder,
-    PooledBatchNorm2d,
-    PSPBilinear,
-    PyramidConv3x3,
-    UPerNet,
-    covered,
-)
-from models.hrnet import brought
-from models.upsample import resample
+from models.decoders import Decoder, PSPBilinear, UPerNet
 
 
 def test_one_picture_trains_the_pyramid_without_losing_its_features():
@@ -27,15 +18,6 @@ def test_one_picture_trains_the_pyramid_without_losing_its_features():
     assert norm.num_batches_tracked == 0 and (norm.running_mean == 0).all()
     decoder.logits([torch.rand(1, 16, 6, 6)]).sum().backward()
     assert pool[1].weight.grad.abs().sum() > 0
-
-
-def test_larger_batches_are_normalised_as_ever():
-    torch.manual_seed(0)
-    ours, plain = PooledBatchNorm2d(4).train(), torch.nn.BatchNorm2d(4).train()
-    for shape in [(2, 4, 1, 1), (1, 4, 1, 2)]:
-        x = torch.randn(shape)
-        torch.testing.assert_close(ours(x), plain(x))
-    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
 
 
 @pytest.mark.slow
@@ -60,48 +42,6 @@ def test_the_pyramid_is_as_if_the_pools_were_upsampled_and_stacked():
     torch.testing.assert_close(gradients, expected_gradients)
 
 
-@pytest.mark.parametrize("extents", [None, [(4.5, 3.3), (2.25, 1.65)]])
-def test_a_convolution_of_a_pyramid_is_as_if_its_maps_were_upsampled_and_stacked(extents):
-    torch.manual_seed(0)
-    conv = PyramidConv3x3(4 + 3 + 2, 5, bias=True).double()
-    maps = [torch.rand(2, c, h, w).double() for c, h, w in ((4, 9, 7), (3, 5, 4), (2, 3, 2))]
-    maps = [x.requires_grad_() for x in maps]
-    fine, *coarse = maps
-    resampled = [
-        resample(x, (9, 7), extent) for x, extent in zip(coarse, extents or [None] * 2, strict=True)
-    ]
-    expected = F.conv2d(torch.cat([fine, *resampled], dim=1), conv.weight, conv.bias, padding=1)
-    out = conv((fine, coarse, extents))
-    torch.testing.assert_close(out, expected)
-    weights = [*maps, *conv.parameters()]
-    gradients, expected_gradients = (
-        torch.autograd.grad((x**2).sum(), weights) for x in (out, expected)
-    )
-    torch.testing.assert_close(gradients, expected_gradients)
-
-
-def positions(pixels: int, stride: int) -> torch.Tensor:
-    """Where the features of a row of pixels have their centres, in pixels."""
-    return torch.arange(-(-pixels // stride)) * stride + (stride - 1) / 2
-
-
-@pytest.mark.parametrize("pixels", [96, 97, 100, 109, 127])
-def test_a_coarse_map_is_upsampled_to_where_the_features_of_a_finer_one_lie(pixels):
-    """A map of positions, upsampled, holds the positions of the finer map, but for the ends."""
-    fine = positions(pixels, 4)
-    for levels in (1, 2, 3):
-        stride = 4 * 2**levels
-        coarse = positions(pixels, stride).expand(1, 1, 2, -1)
-        extent = covered((2, pixels / stride), (2, len(fine)), (2, pixels / 4))
-        target = torch.zeros(1, 1, 2 * 2**levels, len(fine))
-        inner = slice(stride // 8, -(stride // 4))
-        for upsampled in (
-            resample(coarse, (2, len(fine)), extent),
-            brought(coarse, target, levels),
-        ):
-            torch.testing.assert_close(upsampled[0, 0, 0, inner], fine[inner])
-
-
 def test_maps_that_end_beyond_the_picture_are_merged_where_they_belong():
     """UPerNet of a picture and of its left part agree where neither sees its right end."""
     torch.manual_seed(0)
@@ -119,6 +59,20 @@ def test_maps_that_end_beyond_the_picture_are_merged_where_they_belong():
     torch.testing.assert_close(results[0][..., :24], results[1][..., :24])
     stretched = decoder(maps, (32, 109))
     assert (results[0][..., :24] - stretched[..., :24]).abs().max() > 1e-3
+
+
+def test_the_finest_level_of_a_large_picture_comes_in_bands(monkeypatch):
+    torch.manual_seed(0)
+    decoder = UPerNet(3, (4, 4, 8, 8), dim=8).eval()
+    sizes = ((4, 25, 18), (4, 13, 9), (8, 7, 5), (8, 4, 3))
+    maps = [torch.rand(2, *size) for size in sizes]
+    extents = [(98 / stride, 70 / stride) for stride in (4, 8, 16, 32)]
+    whole = decoder.logits(maps, extents)
+    monkeypatch.setattr("models.decoders.BAND_POSITIONS", 70)  # three rows
+    seen = []
+    decoder.fpn_out[0].register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(decoder.logits(maps, extents), whole)
+    assert len(seen) == 9
 
 
 def test_one_picture_trains_all_branches_of_a_pyramid():

@@ -1,0 +1,125 @@
+"""Maps of several sizes, merged without being upsampled first."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .upsample import Extent, interpolation
+from .winograd import conv3x3
+
+
+class CoarseMap(NamedTuple):
+    """A map, and the interpolation of its rows and columns to those of a finer one.
+
+    Attributes:
+        features: B x C x h x w.
+        rows: H x h.
+        columns: W x w.
+    """
+
+    features: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def at(
+        cls,
+        x: Tensor,
+        size: Sequence[int],
+        extent: Extent | None = None,
+        rows: range | None = None,
+    ) -> "CoarseMap":
+        """Of a map B x C x h x w, whatever some rows of the finer one need.
+
+        Args:
+            x: the map.
+            size: the finer one's height and width.
+            extent: this size in features of the map; None = (h, w).
+            rows: of the finer one; None = all.
+        """
+        h, w = x.shape[-2:]
+        extent = extent or (h, w)
+        matrix = interpolation(h, size[0], extent[0])
+        if rows and len(rows) < size[0]:
+            matrix = matrix[rows.start : rows.stop]
+            needed = matrix.any(dim=0).nonzero()
+            first, last = int(needed[0]), int(needed[-1])
+            x, matrix = x[..., first : last + 1, :], matrix[:, first : last + 1]
+        return cls(x, matrix.to(x), interpolation(w, size[1], extent[1]).to(x))
+
+    def resampled(self) -> Tensor:
+        """The map at the finer one's size, B x C x H x W."""
+        return self.rows @ self.features @ self.columns.T
+
+
+Stack = tuple[Tensor, list[CoarseMap]]  # a map, and coarser ones to be put beside it
+
+
+class PyramidConv3x3(nn.Conv2d):
+    """A 3x3 convolution, padded by 1, of a map and coarser ones, upsampled to its size and stacked.
+
+    Neither the upsampled maps nor the stack are made. Interpolation and convolution are linear:
+    the nine taps are computed at the few positions of a coarse map first, and two matrix products
+    spread them over the rows and columns of the fine one.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = False):
+        super().__init__(in_dim, out_dim, kernel_size=3, padding=1, bias=bias)
+
+    def forward(self, stack: Stack) -> Tensor:  # type: ignore[override]
+        """B x out_dim x H x W of a map B x C x H x W and coarser ones."""
+        fine, coarse = stack
+        dims = [fine.shape[1], *(level.features.shape[1] for level in coarse)]
+        weight, *weights = self.weight.split(dims, dim=1)
+        spread_rows, spread_columns = [], []
+        for (x, rows, columns), taps in zip(coarse, weights, strict=True):
+            # Taps D x C x 3 x 3 as a convolution of single positions to 9·D channels.
+            taps = taps.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
+            responses = F.conv2d(x, taps).unflatten(1, (3, 3, -1))  # B x 3 x 3 x D x h x w
+            responses = responses.permute(0, 1, 4, 2, 5, 3).flatten(1, 2)  # B x 3·h x 3 x w x D
+            spread = for_taps(rows) @ responses.flatten(2)  # B x H x 3·w·D
+            spread_rows.append(spread.unflatten(2, (3 * x.shape[-1], -1)))  # B x H x 3·w x D
+            spread_columns.append(for_taps(columns))  # W x 3·w
+        # One product sums all maps' columns.
+        out = torch.cat(spread_columns, dim=1) @ torch.cat(spread_rows, dim=2)  # B x H x W x D
+        return conv3x3(fine, weight, self.bias) + out.permute(0, 3, 1, 2)
+
+
+def for_taps(matrix: Tensor) -> Tensor:
+    """An interpolation, n_out x n_in, for each of three taps of a convolution that is padded by 1.
+
+    Returns:
+        n_out x 3·n_in.
+    """
+    padded = F.pad(matrix, (0, 0, 1, 1))
+    return torch.cat([padded[tap : tap + len(matrix)] for tap in range(3)], dim=1)
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that also trains where a batch holds a single value per channel.
+
+    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
+    it. The running statistics normalise it instead, as they do at inference; they do not change.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x h x w, normalised."""
+        if self.training and x[:, 0].numel() == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
+def covered(extent: Extent, size: Sequence[int], fine: Extent) -> Extent:
+    """The height and width, in features of a map, of all features of a finer one.
+
+    Args:
+        extent: of the pictures in features of the map.
+        size: number of features of the finer map, (h, w), which may reach beyond the pictures.
+        fine: of the pictures in these.
+    """
+    return extent[0] * size[0] / fine[0], extent[1] * size[1] / fine[1]

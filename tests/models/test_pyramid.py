@@ -1,0 +1,59 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.hrnet import brought
+from models.pyramid import CoarseMap, PooledBatchNorm2d, PyramidConv3x3, covered
+from models.upsample import resample
+
+
+def test_larger_batches_are_normalised_as_ever():
+    torch.manual_seed(0)
+    ours, plain = PooledBatchNorm2d(4).train(), torch.nn.BatchNorm2d(4).train()
+    for shape in [(2, 4, 1, 1), (1, 4, 1, 2)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(ours(x), plain(x))
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("extents", [None, [(4.5, 3.3), (2.25, 1.65)]])
+def test_a_convolution_of_a_pyramid_is_as_if_its_maps_were_upsampled_and_stacked(extents):
+    torch.manual_seed(0)
+    conv = PyramidConv3x3(4 + 3 + 2, 5, bias=True).double()
+    maps = [torch.rand(2, c, h, w).double() for c, h, w in ((4, 9, 7), (3, 5, 4), (2, 3, 2))]
+    maps = [x.requires_grad_() for x in maps]
+    fine, *coarse = maps
+    resampled = [
+        resample(x, (9, 7), extent) for x, extent in zip(coarse, extents or [None] * 2, strict=True)
+    ]
+    expected = F.conv2d(torch.cat([fine, *resampled], dim=1), conv.weight, conv.bias, padding=1)
+    pairs = zip(coarse, extents or [None] * 2, strict=True)
+    out = conv((fine, [CoarseMap.at(x, (9, 7), extent) for x, extent in pairs]))
+    torch.testing.assert_close(out, expected)
+    weights = [*maps, *conv.parameters()]
+    gradients, expected_gradients = (
+        torch.autograd.grad((x**2).sum(), weights) for x in (out, expected)
+    )
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def positions(pixels: int, stride: int) -> torch.Tensor:
+    """Where the features of a row of pixels have their centres, in pixels."""
+    return torch.arange(-(-pixels // stride)) * stride + (stride - 1) / 2
+
+
+@pytest.mark.parametrize("pixels", [96, 97, 100, 109, 127])
+def test_a_coarse_map_is_upsampled_to_where_the_features_of_a_finer_one_lie(pixels):
+    """A map of positions, upsampled, holds the positions of the finer map, but for the ends."""
+    fine = positions(pixels, 4)
+    for levels in (1, 2, 3):
+        stride = 4 * 2**levels
+        coarse = positions(pixels, stride).expand(1, 1, 2, -1)
+        extent = covered((2, pixels / stride), (2, len(fine)), (2, pixels / 4))
+        target = torch.zeros(1, 1, 2 * 2**levels, len(fine))
+        inner = slice(stride // 8, -(stride // 4))
+        for upsampled in (
+            resample(coarse, (2, len(fine)), extent),
+            brought(coarse, target, levels),
+        ):
+            torch.testing.assert_close(upsampled[0, 0, 0, inner], fine[inner])
