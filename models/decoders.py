@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .pyramid import CoarseMap, PooledBatchNorm2d, PyramidConv3x3, Stack, covered
 from .upsample import Extent, resample, upsample
+from .windows import spans
 from .winograd import Conv3x3
 
 POOLS = (1, 2, 3, 6)  # regions along each side, of pyramid pooling
-BAND_POSITIONS = 2**16  # of the finest level of a pyramid, computed at a time
+TILE = 128  # positions of the finest level of a pyramid, on a side, computed at a time
 
 
 class Decoder(nn.Module, ABC):
@@ -226,13 +227,19 @@ class UPerNet(Decoder):
             x = self.fpn_in[i](maps[i]) + resample(x, sizes[i], extent)
             pyramid.append(self.fpn_out[i](x))
         reached = [covered(extent, sizes[0], extents[0]) for extent in reversed(extents[1:])]
-        # The finest level takes most of the memory: that of large pictures comes in bands of rows,
-        # but in training BatchNorm has to see all of it.
+        # The finest level takes most of the memory. That of large pictures comes in tiles; in
+        # training, BatchNorm has to see all of it.
         height, width = sizes[0]
-        rows = height if self.training else max(1, BAND_POSITIONS // width)
+        side = max(height, width) if self.training else TILE
         bands = [
-            self.finest(maps[0], x, pyramid, reached, range(top, min(top + rows, height)))
-            for top in range(0, height, rows)
+            torch.cat(
+                [
+                    self.finest(maps[0], x, pyramid, reached, (slice(*rows), slice(*columns)))
+                    for columns in spans(width, side, 1)
+                ],
+                dim=-1,
+            )
+            for rows in spans(height, side, 1)
         ]
         return torch.cat(bands, dim=-2)
 
@@ -242,30 +249,38 @@ class UPerNet(Decoder):
         above: Tensor,
         pyramid: list[Tensor],
         reached: list[Extent],
-        band: range,
+        tile: tuple[slice, slice],
     ) -> Tensor:
-        """Logits of some rows.
+        """Logits of a tile.
 
         Args:
             fine: the finest map.
             above: the level above it, before its 3x3 convolution.
             pyramid: all levels above it, from coarse to fine.
             reached: for each of these, the height and width of the finest map in its features.
-            band: the rows.
+            tile: rows and columns of it.
 
         Returns:
-            B x num_class x rows x w.
+            B x num_class x rows x columns.
         """
-        height, width = fine.shape[-2:]
-        # Two convolutions of 3x3 see two rows more.
-        rows = range(max(0, band.start - 2), min(height, band.stop + 2))
+        size = fine.shape[-2:]
+        # Two convolutions of 3x3 see two positions more.
+        seen = [
+            slice(max(0, part.start - 2), min(n, part.stop + 2))
+            for part, n in zip(tile, size, strict=True)
+        ]
+        part = None if seen == [slice(0, n) for n in size] else (seen[0], seen[1])
         levels = [
-            CoarseMap.at(level, (height, width), extent, rows)
+            CoarseMap.at(level, size, extent, part)
             for level, extent in zip((*pyramid, above), (*reached, reached[-1]), strict=True)
         ]
-        x = self.fpn_in[0](fine[..., rows.start : rows.stop, :]) + levels.pop().resampled()
+        x = self.fpn_in[0](fine[..., seen[0], seen[1]]) + levels.pop().resampled()
         logits = self.conv_last((self.fpn_out[0](x), levels[::-1]))
-        return logits[..., band.start - rows.start : band.stop - rows.start, :]
+        rows, columns = (
+            slice(own.start - all_.start, own.stop - all_.start)
+            for own, all_ in zip(tile, seen, strict=True)
+        )
+        return logits[..., rows, columns]
 
     def pooled(self, x: Tensor) -> Tensor:
         """B x dim x h x w, of the last map and its means over regions."""

@@ -30,25 +30,24 @@ class CoarseMap(NamedTuple):
         x: Tensor,
         size: Sequence[int],
         extent: Extent | None = None,
-        rows: range | None = None,
+        tile: tuple[slice, slice] | None = None,
     ) -> "CoarseMap":
-        """Of a map B x C x h x w, whatever some rows of the finer one need.
+        """Of a map B x C x h x w, whatever a tile of the finer one needs.
 
         Args:
             x: the map.
             size: the finer one's height and width.
             extent: this size in features of the map; None = (h, w).
-            rows: of the finer one; None = all.
+            tile: rows and columns of the finer one; None = all.
         """
         h, w = x.shape[-2:]
         extent = extent or (h, w)
-        matrix = interpolation(h, size[0], extent[0])
-        if rows and len(rows) < size[0]:
-            matrix = matrix[rows.start : rows.stop]
-            needed = matrix.any(dim=0).nonzero()
-            first, last = int(needed[0]), int(needed[-1])
-            x, matrix = x[..., first : last + 1, :], matrix[:, first : last + 1]
-        return cls(x, matrix.to(x), interpolation(w, size[1], extent[1]).to(x))
+        matrices = [interpolation(h, size[0], extent[0]), interpolation(w, size[1], extent[1])]
+        if tile:
+            matrices = [matrix[part] for matrix, part in zip(matrices, tile, strict=True)]
+            rows, columns = (used(matrix) for matrix in matrices)
+            x, matrices = x[..., rows, columns], [matrices[0][:, rows], matrices[1][:, columns]]
+        return cls(x, *(matrix.to(x) for matrix in matrices))
 
     def resampled(self) -> Tensor:
         """The map at the finer one's size, B x C x H x W."""
@@ -86,6 +85,12 @@ class PyramidConv3x3(nn.Conv2d):
         # One product sums all maps' columns.
         out = torch.cat(spread_columns, dim=1) @ torch.cat(spread_rows, dim=2)  # B x H x W x D
         return conv3x3(fine, weight, self.bias) + out.permute(0, 3, 1, 2)
+
+
+def used(matrix: Tensor) -> slice:
+    """The columns of a banded matrix that are not zero, and any between them."""
+    columns = matrix.any(dim=0).nonzero()
+    return slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def for_taps(matrix: Tensor) -> Tensor:

@@ -61,18 +61,18 @@ def test_maps_that_end_beyond_the_picture_are_merged_where_they_belong():
     assert (results[0][..., :24] - stretched[..., :24]).abs().max() > 1e-3
 
 
-def test_the_finest_level_of_a_large_picture_comes_in_bands(monkeypatch):
+def test_the_finest_level_of_a_large_picture_comes_in_tiles(monkeypatch):
     torch.manual_seed(0)
     decoder = UPerNet(3, (4, 4, 8, 8), dim=8).eval()
     sizes = ((4, 25, 18), (4, 13, 9), (8, 7, 5), (8, 4, 3))
     maps = [torch.rand(2, *size) for size in sizes]
     extents = [(98 / stride, 70 / stride) for stride in (4, 8, 16, 32)]
     whole = decoder.logits(maps, extents)
-    monkeypatch.setattr("models.decoders.BAND_POSITIONS", 70)  # three rows
+    monkeypatch.setattr("models.decoders.TILE", 9)
     seen = []
     decoder.fpn_out[0].register_forward_hook(lambda *_: seen.append(1))
     torch.testing.assert_close(decoder.logits(maps, extents), whole)
-    assert len(seen) == 9
+    assert len(seen) == 3 * 2
 
 
 def test_one_picture_trains_all_branches_of_a_pyramid():
