@@ -9,12 +9,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks import evaluation, head, loader, metrics, step
-from benchmarks.common import Row, Tables, main, markdown
-from common.files import text, write_atomically
+from benchmarks.common import Row, Tables, main, renew
+from common.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT, PICTURE = ROOT / "docs/speed.md", ROOT / "docs/speed.png"
-BEGIN, END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
 
 
 def all_tables(args: argparse.Namespace) -> Tables:
@@ -26,10 +25,7 @@ def all_tables(args: argparse.Namespace) -> Tables:
     results |= evaluated
     figure = draw(results)
     write_atomically(PICTURE, lambda file: figure.savefig(file, format="png"))
-    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    section = f"{BEGIN}\n{markdown(results)}\n\n{END}"
-    write_atomically(DOCUMENT, text(before + section + after))
+    renew(DOCUMENT, results)
     return results
 
 

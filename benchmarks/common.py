@@ -16,11 +16,14 @@ from pathlib import Path
 import torch
 
 from common.devices import select_amp
+from common.files import text, write_atomically
 
 Job = Callable[[], object]
 Contender = Callable[[], Job]  # prepares a job; can be pickled, as a `functools.partial` can
 Row = dict[str, str | float]  # the cells by the titles of their columns
 Tables = dict[str, list[Row]]
+
+BEGIN, END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"  # in documents
 
 
 def main(description: str, tables: Callable[[argparse.Namespace], Tables], **flags: dict) -> None:
@@ -176,6 +179,14 @@ def markdown(tables: Tables) -> str:
         ]
         blocks += [f"**{title}**", "\n".join(lines)]
     return "\n\n".join(blocks)
+
+
+def renew(document: Path, tables: Tables) -> None:
+    """Put the tables into a document, in the place of those that it has."""
+    before, rest = document.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    section = f"{BEGIN}\n{markdown(tables)}\n\n{END}"
+    write_atomically(document, text(before + section + after))
 
 
 def cell(value: str | float) -> str:
