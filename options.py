@@ -94,7 +94,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "device": dict(default="auto", help="where to run: auto (a GPU if there is one), cpu, cuda, …"),
     "ckpt": dict(default="./ckpt", help="folder of the runs"),
     "list_ids": dict(
-        action="store_true", help="print the published networks and one's own runs, and end"
+        action="store_true",
+        default=None,
+        help="print the published networks and one's own runs, and end",
     ),
     "visualize": dict(type=int, choices=(0, 1), help="1 = write panels for the eye"),
     "result": dict(help="folder of the results"),

@@ -93,12 +93,12 @@ def main() -> None:
         return
     if args.json:
         redirect_log(sys.stderr)
-    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     folder = Path(args.result)
     check_writable("--result", folder)
     paths = find_pictures(args.test_img)
     if args.num_val != -1:
         paths = paths[: args.num_val]
+    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     is_video = args.test_img.lower().endswith(VIDEOS) and paths == [Path(args.test_img)]
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)
