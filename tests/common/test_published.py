@@ -97,6 +97,15 @@ def test_files_in_the_old_format_are_read_and_run_nothing(tmp_path, monkeypatch)
     assert not Path("harm").exists()
 
 
+def test_what_is_left_out_of_a_file_are_the_buffers_of_the_references_syncbn():
+    reference = pytest.importorskip(
+        "mit_semseg.models.models", reason="mit-semseg, the reference, is not installed"
+    )
+    theirs = reference.C1DeepSup(num_class=150, fc_dim=320).state_dict()
+    ours = ModelBuilder.build_decoder("c1_deepsup", (160, 320), 150).state_dict()
+    assert theirs.keys() > ours.keys() == weights.without(theirs, weights.SYNC_BN).keys()
+
+
 def cut(server: Server) -> None:
     server.cut_after = 50_000
 
