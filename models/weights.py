@@ -134,7 +134,7 @@ def initialise_encoder(encoder: nn.Module, arch: str, weights: str | Path) -> st
     failures: list[str] = []
     for row in rows:
         try:
-            load_published(encoder, arch, row)
+            load_initial_weights(encoder, arch, row)
         except DownloadError as error:
             failures.append(str(error))
             continue
@@ -165,7 +165,7 @@ def has_initial_weights(module: str, arch: str, source: str) -> bool:
     return source != "none" and all(module.startswith(row.fills) for row in rows)
 
 
-def load_published(encoder: nn.Module, arch: str, row: InitialWeights) -> None:
+def load_initial_weights(encoder: nn.Module, arch: str, row: InitialWeights) -> None:
     """Load published weights; the modules that they do not fill stay as they are.
 
     Raises:
@@ -184,7 +184,7 @@ def load_published(encoder: nn.Module, arch: str, row: InitialWeights) -> None:
         state = row.rename(encoder, state)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{complaint}: {error}") from error
-    unfilled = without(encoder.state_dict(), row.fills) if row.fills else {}
+    unfilled = without(encoder.state_dict(), row.fills)
     load_strictly(encoder, unfilled | without(state, row.left_out), complaint)
 
 

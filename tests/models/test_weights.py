@@ -16,7 +16,7 @@ from models.weights import (
     convolutional_vgg,
     has_initial_weights,
     initial_weights,
-    load_published,
+    load_initial_weights,
     read_state,
     stem_of_three,
 )
@@ -321,16 +321,16 @@ def test_the_classifier_of_a_published_file_is_left_out_and_nothing_else(
     name = row.url.rsplit("/", 1)[-1]
     own = {key: torch.randn_like(value) for key, value in linear.state_dict().items()}
     server.files[name] = file_of({"epoch": 3, "state_dict": {**own, head: torch.ones(2)}})
-    load_published(linear, arch, row)
+    load_initial_weights(linear, arch, row)
     assert_contains(linear, own)
     Path("pretrained", name).unlink()
     server.files[name] = file_of({**own, "layer9.weight": torch.ones(2)})
     with pytest.raises(ModelError, match="layer9.weight is .* absent in the network"):
-        load_published(linear, arch, row)
+        load_initial_weights(linear, arch, row)
     Path("pretrained", name).unlink()
     server.files[name] = file_of({"0.weight": own["0.weight"], head: torch.ones(2)})
     with pytest.raises(ModelError, match="0.bias is absent there"):
-        load_published(linear, arch, row)
+        load_initial_weights(linear, arch, row)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
