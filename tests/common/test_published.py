@@ -211,6 +211,7 @@ def test_files_put_there_by_hand_need_no_network(server, pair):
     assert server.requests == [] and runs("ckpt") == [ID]
 
 
+@pytest.mark.slow
 def test_two_starts_at_once_end_with_one_whole_run(reference):
     reference.wait = {f"model/{ID}/{name}": 0.1 for name in NAMES}
     found: list[dict] = []

@@ -242,6 +242,7 @@ def test_weights_of_the_later_encoders_fill_the_stem_too():
         assert not has_initial_weights("layer1.0.bn1", arch, "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arch"), [("resnet50s", "resnet50"), ("resnet101s", "resnet101")])
 def test_timms_networks_have_the_encoders_names_and_their_published_address(name, arch):
     timm = pytest.importorskip("timm", reason="timm, whose networks these are, is not installed")
