@@ -6,6 +6,7 @@
     torchrun --nproc_per_node 4 eval.py --id ID          # a quarter of the pictures each
     python eval.py --id ID --report 1                    # a page to look at: RESULT/ID/report.html
     python eval.py --compare ID_A ID_B                   # two evaluated runs, side by side
+    python eval.py --id ID --protocol reference          # as published scores were measured
 
 Architecture, classes and lists are the run's own unless given. Predictions are scored at the size
 of their labels. The scores also go to RESULT/ID/scores.json, and counts of each picture to
@@ -18,6 +19,8 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -26,17 +29,26 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from common.classes import Classes, read_classes
 from common.distributed import World
 from common.files import Content, check_writable, png, text, write_atomically, write_together
 from common.loader import batch_by_size, make_loader
 from common.metrics import ConfusionMatrix, Scores
-from common.runs import find_run
+from common.runs import describe_runs, find_run
 from dataset import SegmentationDataset
-from inference import SCALES, load_network, predict, scaled_size
+from inference import (
+    REFERENCE_SCALES,
+    REFERENCE_SIDE,
+    SCALES,
+    load_network,
+    predict,
+    predict_as_reference,
+    scaled_size,
+)
 from models import ModelError, SegmentationModel
-from options import Parser, fill_from_run
+from options import SHARED, Parser, fill_from_run
 from report.collector import Collector, join
 from report.compare import compare, table
 from report.page import Evaluation, build_page
@@ -44,6 +56,21 @@ from utils import result_names, run_script
 from visualize.panels import comparison
 
 PROGRESS_SECONDS = 10  # between lines that tell how far it is
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an evaluation shows pictures to a network, and at which sizes unless flags say others."""
+
+    predict: Callable[..., Tensor]
+    short_side: int
+    scales: tuple[float, ...]
+
+
+PROTOCOLS = {
+    "own": Protocol(predict, -1, SCALES),
+    "reference": Protocol(predict_as_reference, REFERENCE_SIDE, REFERENCE_SCALES),
+}
 WAIT = 24 * 3600  # seconds, as shares take different times; torchrun notices a process that died
 
 
@@ -51,8 +78,7 @@ def parse_args() -> argparse.Namespace:
     """The flags."""
     parser = Parser(__doc__.splitlines()[0])
     parser.group("run")
-    parser.shared("id")
-    parser.shared("suffix")
+    parser.shared("id", "list_ids", "suffix")
     parser.add_argument(
         "--compare", nargs=2, metavar=("ID_A", "ID_B"), help="compare two evaluated runs instead"
     )
@@ -63,8 +89,16 @@ def parse_args() -> argparse.Namespace:
     parser.group("data")
     parser.from_run("list_val", "root_img", "root_seg", "label_offset")
     parser.shared("num_val", default=-1)
-    parser.shared("imgSize", "segSize", default=-1)
-    parser.shared("scales", default=SCALES)
+    parser.add_argument(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        default="own",
+        help="how pictures are seen: own = as they are, at scales 0.5 to 1.5; reference = as the "
+        "published scores were measured, at short sides of 300 to 600",
+    )
+    parser.shared("imgSize", help=f"{SHARED['imgSize']['help']} (default: PROTOCOL's)")
+    parser.shared("segSize", default=-1)
+    parser.shared("scales", help=f"{SHARED['scales']['help']} (default: PROTOCOL's)")
     parser.shared("workers")
     parser.group("hardware")
     parser.shared("batch_size", "device", "amp")
@@ -76,18 +110,23 @@ def parse_args() -> argparse.Namespace:
         "--report", type=int, choices=(0, 1), default=0, help="1 = write a page to look at"
     )
     args = parser.parse_args()
-    if args.id is None and args.compare is None:
-        parser.error("the following arguments are required: --id")
+    if not (args.compare or args.list_ids):
+        parser.require(args, "id")
+    protocol = PROTOCOLS[args.protocol]
+    args.imgSize = args.imgSize or protocol.short_side
+    args.scales = args.scales or protocol.scales
     return args
 
 
 def main() -> None:
     """Evaluate a run, or compare two."""
     args = parse_args()
+    if args.list_ids:
+        print(describe_runs(args.ckpt))
+        return
     if args.compare:
         print_comparison(Path(args.result), *args.compare)
         return
-    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     world = World(args.device, WAIT)
     with world.explain_lost_connections(), world.print_on_main():
         evaluate(args, world)
@@ -105,8 +144,12 @@ def print_comparison(result: Path, first: str, second: str) -> None:
 
 def evaluate(args: argparse.Namespace, world: World) -> None:
     """Score this process's share of the pictures, and report the scores of all."""
-    folder = Path(args.result) / args.id
     with world.fail_together():
+        if world.is_main:  # a download is for all
+            find_run(args.ckpt, args.id, args.suffix)
+    with world.fail_together():
+        fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
+        folder = Path(args.result) / args.id
         check_writable("--result", folder)
         classes = read_classes(args.list_class, args.num_class)
         dataset = SegmentationDataset(
@@ -136,6 +179,9 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
         }
         write_together(folder, files)
         print_scores(evaluation.scores, classes)
+        if args.protocol == "reference":
+            mean = f"{evaluation.scores.mean_iou_of_all:.2%}"
+            print(f"Mean IoU over all classes, absent ones as 0, as the reference's: {mean}")
         if args.report:
             page = build_page(evaluation)
             write_atomically(folder / "report.html", lambda file: file.write(page))
@@ -165,6 +211,7 @@ def score_share(
         size = scaled_size(labels.shape[-2:], args.segSize)
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
+        predict = PROTOCOLS[args.protocol].predict
         predictions = predict(model, images, size, args.imgSize, args.scales)
         for name, image, label, prediction in zip(names, images, labels, predictions, strict=True):
             counts = ConfusionMatrix(args.num_class, world.device)
@@ -225,6 +272,7 @@ def all_scores(evaluation: Evaluation, args: argparse.Namespace, pictures: int) 
         "pixel_accuracy": scores.pixel_accuracy,
         "mean_accuracy": scores.mean_accuracy,
         "mean_iou": scores.mean_iou,
+        "mean_iou_of_all_classes": scores.mean_iou_of_all,
         "frequency_weighted_iou": scores.frequency_weighted_iou,
         "overall": scores.overall,
         "absent_classes": scores.absent,

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from common.devices import select_amp
@@ -21,6 +23,11 @@ from utils import UserError
 logger = logging.getLogger(__name__)
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+# The later reference (mit-semseg) evaluates at short sides of 300, 375, 450, 525 and 600 pixels, or
+# at 450 alone.
+REFERENCE_SIDE = 450
+REFERENCE_SCALES = (2 / 3, 5 / 6, 1.0, 7 / 6, 4 / 3)
+REFERENCE_LONGEST = 1000  # pixels of the long side, before both sides are rounded up
 
 
 def load_network(args: argparse.Namespace, device: torch.device) -> SegmentationModel:
@@ -65,9 +72,46 @@ def predict(
     images = images.to(model.mean.device).float()
     if short_side == -1:
         short_side = min(images.shape[-2:])
+    return label(model, (resize(images, short_side * scale) for scale in scales), size)
+
+
+@torch.inference_mode()
+def predict_as_reference(
+    model: SegmentationModel,
+    images: Tensor,
+    size: tuple[int, int],
+    short_side: int = REFERENCE_SIDE,
+    scales: Iterable[float] = REFERENCE_SCALES,
+) -> Tensor:
+    """Labels of pictures as `predict` gives them, seen at the sizes that the reference shows.
+
+    Args:
+        model, images, size, scales: as `predict` has them.
+        short_side: pixels of the short side at scale 1; -1 = as many as it has.
+
+    Raises:
+        UserError: the network's output is not finite.
+    """
+    if short_side == -1:
+        short_side = min(images.shape[-2:])
+    divisor = model.encoder.coarsest_stride
+    seen = (resize_as_reference(images, round(short_side * scale), divisor) for scale in scales)
+    return label(model, (pictures.to(model.mean.device).float() for pictures in seen), size)
+
+
+def label(model: SegmentationModel, versions: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+    """Labels B x H' x W' by the mean probability over some versions of pictures.
+
+    Args:
+        model: in eval mode.
+        versions: each the same pictures, B x 3 x H x W in floating point, of any size.
+        size: (H', W').
+
+    Raises:
+        UserError: the network's output is not finite.
+    """
     logits, extents = [], []
-    for scale in scales:
-        scaled = resize(images, short_side * scale)
+    for scaled in versions:
         logits.append(model(scaled))
         extents.append(model.extent(scaled))
     check_finite(*logits)
@@ -125,3 +169,29 @@ def resize(images: Tensor, short_side: float) -> Tensor:
         return images
     antialias = short_side < min(images.shape[-2:]) / 2
     return F.interpolate(images, size=size, mode="bilinear", antialias=antialias)
+
+
+def resize_as_reference(images: Tensor, short_side: int, divisor: int) -> Tensor:
+    """Pictures at a size that the later reference (mit-semseg) shows to a network.
+
+    The long side has at most `REFERENCE_LONGEST` pixels. Both sides are rounded up to multiples, so
+    that proportions may change a little. Pillow scales, with antialiasing.
+
+    Args:
+        images: B x 3 x H x W, uint8, on the CPU.
+        short_side: pixels that the short side is to have.
+        divisor: what both sides become multiples of.
+
+    Returns:
+        B x 3 x H' x W', uint8.
+    """
+    height, width = images.shape[-2:]
+    scale = min(short_side / min(height, width), REFERENCE_LONGEST / max(height, width))
+    # It cuts off before it rounds up: 33.99 pixels become 33, and these 40.
+    rows, columns = (-(-int(side * scale) // divisor) * divisor for side in (height, width))
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    scaled = [
+        np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
+        for picture in pictures
+    ]
+    return torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from common.classes import ADE20K_CLASSES
+from common.classes import ADE20K
 from utils import UserError
 
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
@@ -45,31 +45,33 @@ def side_or_all(text: str) -> int:
 positive = within(int, 1, 2**31)
 
 SHARED: dict[str, dict[str, Any]] = {
-    "id": dict(help="name of the run; its folder is CKPT/ID"),
+    "id": dict(help="name of the run, in CKPT/ID, or of a published network: see --list_ids"),
     "arch_encoder": dict(default="resnet34_dilated8", help="architecture of the encoder"),
     "arch_decoder": dict(default="c1_bilinear", help="architecture of the decoder"),
     "fc_dim": dict(
         type=positive, help="width of the features; another than the encoder's is an error"
     ),
     # Labels have at most 16 bits.
-    "num_class": dict(type=within(int, 1, 2**16), default=150, help="number of classes"),
+    "num_class": dict(
+        type=within(int, 1, 2**16), default=ADE20K["num_class"], help="number of classes"
+    ),
     "list_class": dict(
-        default=ADE20K_CLASSES,
+        default=ADE20K["list_class"],
         help="class names and colours: a CSV of index,name,r,g,b, or a .mat palette; other numbers "
         "of classes than 150 get generated ones",
     ),
     "list_val": dict(
-        default="./data/ADE20K_object150_val.txt",
+        default=ADE20K["list_val"],
         help="validation pictures, relative to ROOT_IMG, one a line",
     ),
-    "root_img": dict(default="./data/ADEChallengeData2016/images", help="folder of the pictures"),
+    "root_img": dict(default=ADE20K["root_img"], help="folder of the pictures"),
     "root_seg": dict(
-        default="./data/ADEChallengeData2016/annotations",
+        default=ADE20K["root_seg"],
         help="folder of the labels: PNGs of class indices",
     ),
     "label_offset": dict(
         type=within(int, 0, 2),
-        default=1,
+        default=ADE20K["label_offset"],
         help="value of the first class in the labels: 1 (0 is unlabelled) or 0 (255 is unlabelled)",
     ),
     "num_val": dict(type=positive_or_all, help="use only the first so many pictures; -1 = all"),
@@ -91,6 +93,11 @@ SHARED: dict[str, dict[str, Any]] = {
     ),
     "device": dict(default="auto", help="where to run: auto (a GPU if there is one), cpu, cuda, …"),
     "ckpt": dict(default="./ckpt", help="folder of the runs"),
+    "list_ids": dict(
+        action="store_true",
+        default=None,
+        help="print the published networks and one's own runs, and end",
+    ),
     "visualize": dict(type=int, choices=(0, 1), help="1 = write panels for the eye"),
     "result": dict(help="folder of the results"),
     "suffix": dict(default="_best.pth", help="which weights: _best.pth, _latest.pth, _epoch_N.pth"),
@@ -136,6 +143,12 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             help = f"{SHARED[name]['help']} (default: the run's)"
             self.shared(name, default=None, help=help)
+
+    def require(self, args: argparse.Namespace, *names: str) -> None:
+        """End with one line if flags were not given; for those that not every call needs."""
+        missing = [f"--{name}" for name in names if getattr(args, name) is None]
+        if missing:
+            self.error(f"the following arguments are required: {', '.join(missing)}")
 
     def error(self, message: str) -> NoReturn:
         """End with one line, which names the nearest flags where one is unknown."""

@@ -4,6 +4,8 @@
     python test.py --id ID --test_img holiday/ --imgSize -1 --result segmented
     python test.py --id ID --test_img 'holiday/*.webp' --visualize 0 --json 1
     python test.py --id ID --test_img drive.mp4
+    python test.py --id ade20k-resnet50dilated-ppm_deepsup --test_img photo.jpg  # comes trained
+    python test.py --list_ids                           # networks that do, and one's own runs
 
 Writes, per picture, the label map NAME_prediction.png, whose values are class indices from 1, and
 the panel NAME_panel.png: picture, classes over it, and a legend; of several pictures the page
@@ -34,7 +36,7 @@ from common.devices import select_device
 from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
 from common.loader import batch_by_size
-from common.runs import find_run
+from common.runs import describe_runs, find_run
 from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
 from options import Parser, fill_from_run
@@ -53,16 +55,13 @@ def parse_args() -> argparse.Namespace:
     """The flags."""
     parser = Parser(__doc__.splitlines()[0])
     parser.group("run")
-    parser.shared("id", required=True)
-    parser.shared("suffix")
+    parser.shared("id", "list_ids", "suffix")
     parser.group("model")
     parser.from_run("arch_encoder", "arch_decoder")
     parser.shared("fc_dim")
     parser.from_run("num_class", "list_class")
     parser.group("data")
-    parser.add_argument(
-        "--test_img", required=True, help="a picture, a folder, a quoted glob, or a video"
-    )
+    parser.add_argument("--test_img", help="a picture, a folder, a quoted glob, or a video")
     parser.shared("num_val", default=-1)
     parser.shared("imgSize", default=384)
     parser.shared("segSize", default=-1)
@@ -80,20 +79,26 @@ def parse_args() -> argparse.Namespace:
         default=0,
         help="1 = print nothing but a JSON object a picture, with the share of each class",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.list_ids:
+        parser.require(args, "id", "test_img")
+    return args
 
 
 def main() -> None:
     """Segment a picture, several, or a video."""
     args = parse_args()
+    if args.list_ids:
+        print(describe_runs(args.ckpt))
+        return
     if args.json:
         redirect_log(sys.stderr)
-    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     folder = Path(args.result)
     check_writable("--result", folder)
     paths = find_pictures(args.test_img)
     if args.num_val != -1:
         paths = paths[: args.num_val]
+    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
     is_video = args.test_img.lower().endswith(VIDEOS) and paths == [Path(args.test_img)]
     video = open_video(paths[0]) if is_video else None
     device = select_device(args.device)

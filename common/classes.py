@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -13,6 +14,15 @@ from utils import UserError
 
 ROOT = Path(__file__).parent.parent
 ADE20K_CLASSES = "./data/ADE20K_object150_classes.csv"
+# The benchmark on ADE20K, as flags name it.
+ADE20K: dict[str, Any] = {
+    "num_class": 150,
+    "list_class": ADE20K_CLASSES,
+    "list_val": "./data/ADE20K_object150_val.txt",
+    "root_img": "./data/ADEChallengeData2016/images",
+    "root_seg": "./data/ADEChallengeData2016/annotations",
+    "label_offset": 1,
+}
 LONGEST_NAME = 200  # characters; a panel's legend has to hold one in a line
 
 

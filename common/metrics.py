@@ -70,7 +70,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores as fractions. A class without a score has nan, and no mean counts it.
+    """Scores as fractions. A class without a score has nan, and no mean counts it but one.
 
     Attributes:
         iou: num_class, intersection over union; nan where no label and no prediction has the class.
@@ -88,6 +88,11 @@ class Scores:
     def mean_iou(self) -> float:
         """The mean of the classes' IoU."""
         return float(np.nanmean(self.iou))
+
+    @property
+    def mean_iou_of_all(self) -> float:
+        """The mean over all classes, as the later reference takes it: absent ones count as 0."""
+        return float(np.nan_to_num(self.iou).mean())
 
     @property
     def mean_accuracy(self) -> float:

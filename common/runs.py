@@ -1,15 +1,20 @@
 """A run on disk, `CKPT/ID`: its name, its settings, and where its weights are."""
 
+import csv
 import difflib
 import json
+import math
 import os
 from pathlib import Path
 
-from common.files import read_together, saved_names
+from common.files import read_together, saved_file, saved_names
+from common.published import PUBLISHED, make_run
+from models.weights import BGR, SAFETENSORS
 from utils import UserError
 
 MAX_ID_BYTES = 200  # leaves room for the names of results
 PARTS = ("encoder", "decoder")  # a network's two files of weights
+ENDINGS = (".pth", SAFETENSORS)
 
 
 def run_folder(ckpt: str | Path, run_id: str) -> Path:
@@ -44,31 +49,47 @@ def existing_run(ckpt: str | Path, run_id: str, flag: str = "--id") -> Path:
     """
     folder = run_folder(ckpt, run_id)
     if not is_run(folder):
-        runs = [path.name for path in Path(ckpt).glob("*") if is_run(path)]
-        nearest = ", ".join(difflib.get_close_matches(run_id, runs, n=3, cutoff=0))
-        hint = f"the nearest: {nearest}" if runs else "train one with train.py"
+        known = [*runs(ckpt), *(PUBLISHED if run_id.startswith("ade20k-") else ())]
+        nearest = ", ".join(difflib.get_close_matches(run_id, known, n=3, cutoff=0))
+        hint = f"the nearest: {nearest}" if known else "train one with train.py"
+        if run_id.startswith("baseline-"):
+            hint += f"; {BGR}"
         raise UserError(f"{flag} {run_id}: there is no such run in {ckpt}; {hint}")
     return folder
 
 
+def runs(ckpt: str | Path) -> list[str]:
+    """The names of the runs there are, sorted; hidden folders are unfinished downloads."""
+    folders = (path for path in Path(ckpt).glob("[!.]*") if is_run(path))
+    return sorted(folder.name for folder in folders)
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder holds the weights of a run."""
-    return bool(saved_names(folder, "encoder_*.pth"))
+    return bool(suffixes(folder, "encoder"))
+
+
+def suffixes(folder: Path, part: str) -> set[str]:
+    """What follows the part's name in the files of its weights, such as "_best.pth"."""
+    names = saved_names(folder, f"{part}_*")
+    return {name.removeprefix(part) for name in names if name.endswith(ENDINGS)}
 
 
 def find_run(ckpt: str | Path, run_id: str, suffix: str) -> dict:
     """The settings of a run (empty if none were recorded) whose weights with a suffix exist.
 
+    A published network that is not there is downloaded.
+
     Raises:
         UserError: there is no such run, or none with this suffix.
+        ModelError: a published network cannot be had.
     """
+    if run_id in PUBLISHED and not is_run(run_folder(ckpt, run_id)):
+        make_run(PUBLISHED[run_id], run_folder(ckpt, run_id))
     folder = existing_run(ckpt, run_id)
     for part in PARTS:
         if f"{part}{suffix}" not in saved_names(folder, f"{part}*"):
-            encoders, decoders = (
-                {name.removeprefix(part) for name in saved_names(folder, f"{part}_*.pth")}
-                for part in PARTS
-            )
+            encoders, decoders = (suffixes(folder, part) for part in PARTS)
             complete = ", ".join(sorted(encoders & decoders)) or "none"
             missing = folder / f"{part}{suffix}"
             raise UserError(f"--suffix {suffix}: there is no {missing}; complete pairs: {complete}")
@@ -95,3 +116,33 @@ def parse_config(path: Path) -> dict:
         return config
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and give the flags") from error
+
+
+def describe_runs(ckpt: str | Path) -> str:
+    """The published networks with their scores, and one's own runs, as lines to print."""
+    lines = [
+        "Published networks, downloaded when they are first asked for. The scores are those that",
+        "the reference publishes, on ADE20K at one scale and at five. They were not measured here.",
+        f"{'id':40}  mean IoU, %    pixel accuracy, %",
+    ]
+    for name, network in PUBLISHED.items():
+        (iou, accuracy), (iou5, accuracy5) = network.one_scale, network.five_scales
+        lines.append(f"{name:40}  {iou:.2f}  {iou5:.2f}   {accuracy:.2f}  {accuracy5:.2f}")
+    own = [name for name in runs(ckpt) if name not in PUBLISHED]
+    if not own:
+        return "\n".join([*lines, f"No run of one's own in {ckpt}"])
+    lines.append(f"Runs in {ckpt}, with the best mean IoU, %, of their validations")
+    for name in own:
+        best = best_score(Path(ckpt) / name)
+        lines.append(f"{name:40}  {'-' if best is None else f'{100 * best:.2f}'}")
+    return "\n".join(lines)
+
+
+def best_score(folder: Path) -> float | None:
+    """The highest mean IoU in a run's history; None without a score that can be read."""
+    try:
+        with saved_file(folder, "history.csv").open(newline="", encoding="utf-8") as file:
+            scores = [float(row["mean_iou"]) for row in csv.DictReader(file) if row["mean_iou"]]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None
+    return max((score for score in scores if math.isfinite(score)), default=None)

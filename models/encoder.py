@@ -44,6 +44,11 @@ class Encoder(nn.Module, ABC):
         """Number of channels of the last map."""
         return self.channels[-1]
 
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels between the features of the coarsest map, also of those that it keeps inside."""
+        return max(self.strides)
+
     def extents(self, images: Tensor) -> list[Extent]:
         """Height and width of pictures … x H x W in features of each map.
 

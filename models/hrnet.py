@@ -77,6 +77,11 @@ class HRNetV2(Encoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @property
+    def coarsest_stride(self) -> int:
+        """The stride of the last branch."""
+        return 4 * 2 ** (len(WIDTHS) - 1)
+
     def stages(self) -> list[list[Block]]:
         """The stem, and the stages with the beginnings of new branches between them."""
         return [

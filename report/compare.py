@@ -13,7 +13,13 @@ from report.analysis import FEWEST, ROUNDS, Counts, bootstrap, iou, mean_known, 
 from utils import UserError
 
 CHANGED = 10  # pictures to tell
-SETTINGS = ("imgSize", "segSize", "scales", "amp")  # of an evaluation, that move its scores
+SETTINGS = (
+    "protocol",
+    "imgSize",
+    "segSize",
+    "scales",
+    "amp",
+)  # of an evaluation, that move its scores
 
 
 def read_run(result: Path, run: str) -> tuple[Counts, list[str], dict]:
@@ -33,7 +39,8 @@ def parse_run(run: str, scores: Path, pictures: Path) -> tuple[Counts, list[str]
     try:
         content = json.loads(scores.read_bytes())
         classes = [str(row["name"]) for row in content["classes"]]
-        settings = {key: content["settings"][key] for key in ("list_val", *SETTINGS)}
+        given = {"protocol": "own", **content["settings"]}  # the only one that there was at first
+        settings = {key: given[key] for key in ("list_val", *SETTINGS)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{scores} is damaged ({error}); again: python eval.py --id {run}"

@@ -1,14 +1,20 @@
 """What the tests share: a tiny data set in ADE20K's layout, flags, and a way to run the scripts."""
 
+import io
 import runpy
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,6 +99,77 @@ def changed_training(folder: Path, change: str) -> str:
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
     return str(script)
+
+
+class Server:
+    """Serves `files` by path on loopback, and 404 for all else; every request is noted.
+
+    Attributes:
+        redirects: the path to go to instead, by path.
+        cut_after: bytes after which each answer ends.
+        promised: the length that each answer claims; None = its own.
+        wait: seconds before each answer, by path.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.redirects: dict[str, str] = {}
+        self.cut_after: int | None = None
+        self.promised: int | None = None
+        self.wait: dict[str, float] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        # It looks that often whether it should end.
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path[1:]
+        self.requests.append(request.path)
+        time.sleep(self.wait.get(path, 0))
+        body = self.files.get(path, b"")
+        promised = len(body) if self.promised is None else self.promised
+        request.send_response(302 if path in self.redirects else 200 if body else 404)
+        if path in self.redirects:
+            request.send_header("Location", f"/{self.redirects[path]}")
+        request.send_header("Content-Length", str(promised))
+        request.end_headers()
+        with suppress(ConnectionError):  # the client may have given up
+            request.wfile.write(body[: self.cut_after])
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A server of files; the working folder is empty."""
+    server = Server()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def file_of(state: object, **options: object) -> bytes:
+    """The bytes of a file that `torch.save` writes."""
+    file = io.BytesIO()
+    torch.save(state, file, **options)
+    return file.getvalue()
+
+
+class Malicious:
+    """Something whose unpickling makes the file `harm`."""
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("harm"),))
 
 
 @dataclass(frozen=True)

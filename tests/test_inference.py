@@ -1,9 +1,23 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inference import predict, resize, scaled_size
+from common.images import read_picture
+from inference import (
+    REFERENCE_LONGEST,
+    REFERENCE_SCALES,
+    REFERENCE_SIDE,
+    predict,
+    predict_as_reference,
+    resize,
+    resize_as_reference,
+    scaled_size,
+)
 from models import ModelBuilder, SegmentationModel
 from models.decoders import C1Bilinear
 from models.encoder import Encoder
@@ -107,3 +121,61 @@ def test_loss_and_decoder_know_the_extent_of_the_picture(cut):
     assert extents == [((48 - cut) / 8, 9)]
     log_p = model.decoder(model.maps(images), labels.shape[-2:], extents)
     torch.testing.assert_close(model(images, labels), F.nll_loss(log_p, labels))
+
+
+SIDES = [round(REFERENCE_SIDE * scale) for scale in REFERENCE_SCALES]
+# Landscape and portrait, small and large, and so long that the long side decides.
+SIZES = [(64, 80), (80, 64), (300, 300), (299, 401), (512, 683), (683, 512), (1201, 801)]
+SIZES += [(200, 1999), (1500, 300), (33, 47)]
+
+
+def test_the_references_sizes_are_those_of_its_evaluation():
+    assert SIDES == [300, 375, 450, 525, 600]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_pictures_are_read_and_scaled_as_the_reference_does(size, tmp_path):
+    """Against its own data set, to the last bit."""
+    dataset = pytest.importorskip(
+        "mit_semseg.dataset", reason="mit-semseg, the reference, is not installed"
+    )
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (size[0] // 4 + 1, size[1] // 4 + 1, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "x.jpg"), cv2.resize(small, size[::-1]))
+    cv2.imwrite(str(tmp_path / "label.png"), np.ones(size, np.uint8))
+    record = {"fpath_img": "x.jpg", "fpath_segm": "label.png"}
+    picture = torch.from_numpy(read_picture(tmp_path / "x.jpg")).permute(2, 0, 1)[None]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Encoder.mean, Encoder.std))
+    for divisor in (8, 32):
+        options = SimpleNamespace(
+            imgSizes=SIDES, imgMaxSize=REFERENCE_LONGEST, padding_constant=divisor
+        )
+        item = dataset.ValDataset(str(tmp_path), [record], options)[0]
+        for side, expected in zip(SIDES, item["img_data"], strict=True):
+            seen = resize_as_reference(picture, side, divisor)
+            assert torch.equal(seen.float(), ((expected * std + mean) * 255).round())
+        assert item["seg_label"].shape[1:] == size  # scored at the label's own size
+
+
+@pytest.mark.parametrize(
+    ("arch", "stride"),
+    [("resnet18dilated", 8), ("mobilenetv2dilated", 8), ("resnet18", 32), ("hrnetv2", 32)],
+)
+def test_sides_are_multiples_of_an_encoders_coarsest_stride(arch, stride):
+    with torch.device("meta"):
+        assert ModelBuilder.build_encoder(arch, weights="none").coarsest_stride == stride
+
+
+def test_predicting_as_the_reference_averages_probabilities_over_its_sizes():
+    torch.manual_seed(0)
+    model = SegmentationModel(Cells(), C1Bilinear(6, (3,))).eval()
+    images = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8)
+    seen = [resize_as_reference(images, side, 8).float() for side in (40, 60)]
+    assert [tuple(x.shape[-2:]) for x in seen] == [(40, 56), (64, 88)]
+    with torch.no_grad():
+        probabilities = [
+            F.interpolate(model(x), (50, 70), mode="bilinear").softmax(1) for x in seen
+        ]
+    labels = predict_as_reference(model, images, (50, 70), 60, (2 / 3, 1.0))
+    assert (labels == sum(probabilities).argmax(1)).all()

@@ -64,3 +64,23 @@ def test_counts_are_exact_however_many():
 def test_nothing_labelled_is_an_error_and_no_nan():
     with pytest.raises(UserError, match="nothing to score"):
         ConfusionMatrix(3).scores()
+
+
+@pytest.mark.parametrize("num_class", [5, 150])
+def test_scores_are_the_references_where_classes_are_absent_too(num_class):
+    reference = pytest.importorskip(
+        "mit_semseg.utils", reason="mit-semseg, the reference, is not installed"
+    )
+    rng = np.random.default_rng(0)
+    confusion, sums = ConfusionMatrix(num_class), np.zeros((2, num_class))
+    correct = labelled = 0.0
+    for _ in range(3):
+        label, prediction = rng.integers(-1, 4, (8, 9)), rng.integers(0, 3, (8, 9))
+        confusion.update(torch.as_tensor(prediction), torch.as_tensor(label))
+        sums += reference.intersectionAndUnion(prediction, label, num_class)
+        accuracy, pixels = reference.accuracy(prediction, label)
+        correct, labelled = correct + accuracy * pixels, labelled + pixels
+    scores = confusion.scores()
+    assert scores.mean_iou_of_all == pytest.approx((sums[0] / (sums[1] + 1e-10)).mean())
+    assert scores.pixel_accuracy == pytest.approx(correct / labelled)
+    assert scores.absent == num_class - 4 and scores.mean_iou_of_all < scores.mean_iou
