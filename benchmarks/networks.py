@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from common.published import PUBLISHED
 
 from benchmarks.common import Row, Tables, main, renew
+from common.published import PUBLISHED
 from models import DECODERS, ENCODERS, ModelBuilder
 from models.cost import giga_macs, training_bytes
 from models.decoders import Decoder
