@@ -198,15 +198,28 @@ def read_tensors(path: str | Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what makes a file foreign; an error tells it
+            if str(path).endswith(".safetensors"):
+                return load_safetensors(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is not a whole PyTorch weights file: it is damaged, or asks for code to be "
             "run, which was not"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # torch.load has no class of its own for a foreign file
         reason = type(error).__name__
         raise ModelError(f"{path} is not a whole PyTorch weights file ({reason})") from error
+
+
+def load_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors in a file of the format that timm's files have."""
+    try:
+        from safetensors.torch import load_file as load
+    except ImportError as error:
+        raise ModelError(f"{path} needs safetensors: pip install safetensors") from error
+    return load(path)
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
