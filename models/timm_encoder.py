@@ -152,7 +152,11 @@ def computed_by(compute: Callable[[Block, Any], Any], block: nn.Module) -> Itera
     forward = block.forward
 
     def computed(x: Any, *others: Any, **named: Any) -> Any:
-        return compute(lambda x: forward(x, *others, **named), x)
+        def from_input(x: Any) -> Any:
+            # HRNet puts its outputs into the list of its inputs, which are wanted again.
+            return forward([*x] if isinstance(x, list) else x, *others, **named)
+
+        return compute(from_input, x)
 
     block.forward = computed  # type: ignore[method-assign]
     try:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -95,6 +96,34 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     result = script("test.py", "--id", "mine", "--test_img", data.picture("val/0"))
     assert result.code == 0, result.err
     assert sorted(path.name for path in here.glob("0_*")) == ["0_panel.png", "0_prediction.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [("timm:test_resnet@16", "upernet_lite"), ("timm:test_vit", "c1_bilinear")],
+)
+def test_encoders_of_timm_train_resume_evaluate_and_segment(
+    encoder, decoder, script, data, tmp_path, monkeypatch
+):
+    """From a file; timm's own weights are never asked for."""
+    monkeypatch.setattr("models.timm_encoder.check_connection", None)
+    name, _, _ = encoder.removeprefix("timm:").partition("@")
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "timm.pth")
+    archs = flags(arch_encoder=encoder, arch_decoder=decoder, num_epoch=1)
+    weights = ["--weights_encoder", tmp_path / "timm.pth"]
+    result = script("train.py", *SMALL, *data.flags, *archs, *weights)
+    assert result.code == 0 and "Left out of" in result.out, result.err
+    (folder,) = Path("ckpt").iterdir()
+    for command in (
+        ["train.py", "--resume", folder.name],
+        ["eval.py", "--id", folder.name, "--workers", "0"],
+        ["test.py", "--id", folder.name, "--test_img", data.picture("val/0")],
+    ):
+        result = script(*command)
+        assert result.code == 0, result.err
+    state = torch.load(folder / "encoder_latest.pth")
+    ModelBuilder.build_encoder(encoder, weights="none").load_state_dict(state)
 
 
 @pytest.mark.slow
@@ -217,12 +246,13 @@ def test_fix_bn_lets_a_decoder_without_initial_weights_learn(script, data, tmp_p
         ("resnet34_dilated8", "imagenet", {"bn1", "bn2", "bn3"}),
         ("resnet34_dilated8", "places365", set()),
         ("resnet34_dilated8", "encoder.pth", set()),
+        ("timm:test_resnet", "timm:test_resnet.r160_in1k", set()),
     ],
 )
 def test_fix_bn_freezes_what_initial_weights_fill(arch, source, fresh):
     """ImageNet's weights leave the stem of a ResNet random."""
     encoder = ModelBuilder.build_encoder(arch, weights="none")
-    network = SegmentationModel(encoder, ModelBuilder.build_decoder(fc_dim=512))
+    network = SegmentationModel(encoder, ModelBuilder.build_decoder(fc_dim=encoder.fc_dim))
     args = SimpleNamespace(arch_encoder=arch, weights_decoder="")
     frozen = trained_batchnorm(network, args, source)
     norms = {n: m for n, m in encoder.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
