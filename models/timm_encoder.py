@@ -30,8 +30,8 @@ class TimmEncoder(Encoder):
     """One of timm's models without its classifier, and its last four maps of a stride of 4 or more.
 
     A model whose blocks all have one stride, such as a ViT, gives four of their outputs, evenly
-    spaced, each through the model's last norm: that is how such features are meant to be read
-    (Oquab et al., "DINOv2", 2023, in the code of section 7.4).
+    spaced, each through the model's last norm, as `get_intermediate_layers` of DINOv2 has them
+    (Oquab et al., 2023).
 
     Pictures are continued to the right and below, by their last pixels, to sides that the model can
     take. An edge to some other colour would be in the features. What lies beyond is cut off again.
@@ -152,17 +152,20 @@ def computed_by(compute: Callable[[Block, Any], Any], block: nn.Module) -> Itera
     forward = block.forward
 
     def computed(x: Any, *others: Any, **named: Any) -> Any:
-        def from_input(x: Any) -> Any:
-            # HRNet puts its outputs into the list of its inputs, which are wanted again.
-            return forward([*x] if isinstance(x, list) else x, *others, **named)
-
-        return compute(from_input, x)
+        # The second computation gets the same list, whatever block and caller do with theirs: HRNet
+        # puts outputs into it, and RDNet adds some.
+        return compute(lambda x: forward(copied(x), *others, **named), copied(x))
 
     block.forward = computed  # type: ignore[method-assign]
     try:
         yield
     finally:
         del block.forward  # that of its class is in its place again
+
+
+def copied(x: Any) -> Any:
+    """Another list of the same tensors, or the tensor itself."""
+    return [*x] if isinstance(x, list) else x
 
 
 def build_timm(arch: str, weights: str | Path) -> TimmEncoder:
@@ -273,7 +276,7 @@ def no_weights(arch: str, reason: str) -> DownloadError:
     """The complaint about weights of timm's that cannot be had."""
     return DownloadError(
         f"no weights for {arch} ({reason}); choose the encoder's weights: none (train from "
-        "scratch) or a file, such as the model.safetensors of its page there"
+        "scratch) or a file, such as model.safetensors of the model's page on huggingface.co"
     )
 
 
@@ -292,7 +295,7 @@ def width(entry: dict, norm: bool) -> int:
 
 
 def find_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a model that are worth to be computed twice: neither single layers nor all."""
+    """The parts of a model that are worth computing twice: neither single layers nor all."""
     for child in module.children():
         if isinstance(child, (nn.Sequential, nn.ModuleList)) or hasattr(child, "blocks"):
             yield from find_blocks(child)
