@@ -46,7 +46,10 @@ positive = within(int, 1, 2**31)
 
 SHARED: dict[str, dict[str, Any]] = {
     "id": dict(help="name of the run, in CKPT/ID, or of a published network: see --list_ids"),
-    "arch_encoder": dict(default="resnet34_dilated8", help="architecture of the encoder"),
+    "arch_encoder": dict(
+        default="resnet34_dilated8",
+        help="architecture of the encoder; timm:NAME, timm:NAME@STRIDE = one of timm's",
+    ),
     "arch_decoder": dict(default="c1_bilinear", help="architecture of the decoder"),
     "fc_dim": dict(
         type=positive, help="width of the features; another than the encoder's is an error"

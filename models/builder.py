@@ -10,6 +10,7 @@ from .encoder import Encoder
 from .hrnet import HRNetV2
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
+from .timm_encoder import PREFIX, build_timm
 from .vgg import vgg16, vgg19
 from .weights import ModelError, initialise_encoder, load_file
 
@@ -52,7 +53,7 @@ class ModelBuilder:
         """An encoder: pictures B x 3 x H x W to maps B x channels[i] x H/strides[i] x W/strides[i].
 
         Args:
-            arch: a key of `ENCODERS`.
+            arch: a key of `ENCODERS`, or "timm:NAME" with any of timm's names: see `TimmEncoder`.
             fc_dim: number of channels of the last map; another than the encoder's is an error.
             weights: "" (pretrained), "places365", "imagenet", "none" or a file.
 
@@ -63,14 +64,12 @@ class ModelBuilder:
         Raises:
             ModelError: unknown architecture, another width, or weights that cannot be had.
         """
-        if arch not in ENCODERS:
-            raise ModelError(unknown("encoder", arch, ENCODERS))
-        encoder = ENCODERS[arch]()
+        build = build_timm if arch.startswith(PREFIX) else build_own
+        encoder = build(arch, weights)
         if fc_dim not in (None, encoder.fc_dim):
             raise ModelError(
                 f"fc_dim {fc_dim} does not fit {arch}, whose features have {encoder.fc_dim}"
             )
-        encoder.weights_source = initialise_encoder(encoder, arch, weights)
         return encoder
 
     @staticmethod
@@ -109,6 +108,19 @@ class ModelBuilder:
         if weights:
             load_file(decoder, f"{arch} with {num_class} classes", weights)
         return decoder
+
+
+def build_own(arch: str, weights: str | Path) -> Encoder:
+    """One of `ENCODERS` with its initial weights.
+
+    Raises:
+        ModelError: unknown architecture, or weights that cannot be had.
+    """
+    if arch not in ENCODERS:
+        raise ModelError(unknown("encoder", arch, [*ENCODERS, f"{PREFIX}NAME"]))
+    encoder = ENCODERS[arch]()
+    encoder.weights_source = initialise_encoder(encoder, arch, weights)
+    return encoder
 
 
 def unknown(kind: str, arch: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rates, and frozen BatchNorm.
+"""The optimiser, its learning rates, and what is frozen.
 
 The learning rates begin at `--lr_encoder` and `--lr_decoder`. Before each step,
 `Trainer.train_one_epoch` sets them to `poly_decay` of these.
@@ -56,10 +56,25 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     return {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder}
 
 
+def find_frozen(
+    network: SegmentationModel, args: argparse.Namespace, source: str
+) -> list[nn.Module]:
+    """The modules that the settings keep as they are, for `freeze`.
+
+    Args:
+        network: encoder and decoder.
+        args: the settings.
+        source: where the encoder's initial weights are from.
+    """
+    encoder = [] if args.lr_encoder else [network.encoder]
+    norms = trained_batchnorm(network, args, source) if args.fix_bn else []
+    return [*encoder, *norms]
+
+
 def trained_batchnorm(
     network: SegmentationModel, args: argparse.Namespace, source: str
 ) -> list[nn.Module]:
-    """The BatchNorm modules that begin with trained weights, for `freeze_batchnorm`.
+    """The BatchNorm modules that begin with trained weights, for `freeze`.
 
     The others are told: their statistics are random, and freezing them would spoil the features.
 
@@ -87,8 +102,12 @@ def trained_batchnorm(
     return trained
 
 
-def freeze_batchnorm(norms: Iterable[nn.Module]) -> None:
-    """Keep the statistics, scale and shift of BatchNorm modules as they are."""
-    for norm in norms:
-        norm.eval()
-        norm.requires_grad_(False)
+def freeze(modules: Iterable[nn.Module]) -> None:
+    """Keep modules as they are: their weights, and BatchNorm's statistics.
+
+    Without gradients, nothing of a frozen encoder is remembered for the backward pass, and neither
+    momentum nor weight decay moves its weights.
+    """
+    for module in modules:
+        module.eval()
+        module.requires_grad_(False)

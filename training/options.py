@@ -108,7 +108,10 @@ def make_parser(description: str) -> Parser:
         "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
     )
     parser.add_argument(
-        "--lr_encoder", type=within(float, 0), default=1e-3, help="initial learning rate"
+        "--lr_encoder",
+        type=within(float, 0),
+        default=1e-3,
+        help="initial learning rate; 0 = freeze the encoder as it is",
     )
     parser.add_argument(
         "--lr_decoder", type=within(float, 0), default=1e-2, help="initial learning rate"
@@ -222,10 +225,12 @@ def default_id(args: argparse.Namespace, parser: Parser) -> str:
     """The name of a run: settings that make another network give it another name.
 
     It is the reference's name, then those in `ADDED_TO_THE_NAME` that are not the default: as they
-    were typed or, where that is no short and plain name, as the first digits of their SHA-256.
+    were typed or, where that is no short and plain name, as the first digits of their SHA-256. What
+    some file systems refuse in a name, as in timm:resnet50@8, becomes a hyphen.
     """
+    arch_encoder = re.sub(r"[^\w.-]", "-", args.arch_encoder, flags=re.ASCII)
     name = (
-        f"baseline-{args.arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
+        f"baseline-{arch_encoder}-{args.arch_decoder}-ngpus{args.num_gpus}"
         f"-batchSize{args.num_gpus * args.batch_size_per_gpu}"
         f"-imgSize{args.imgSize}-segSize{args.segSize}"
         f"-lr_encoder{args.lr_encoder}-lr_decoder{args.lr_decoder}"

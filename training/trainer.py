@@ -46,11 +46,11 @@ from training.guards import (
 from training.monitor import Monitor
 from training.optimizer import (
     adjust_learning_rates,
-    freeze_batchnorm,
+    find_frozen,
+    freeze,
     learning_rates,
     make_optimizer,
     poly_decay,
-    trained_batchnorm,
 )
 from utils import StopRequest, UserError
 
@@ -106,7 +106,7 @@ class Trainer:
     Attributes:
         model: the network as a step calls it: wrapped for several devices, or compiled.
         checkpoint: what is saved; it owns optimiser, gradient scaler and progress.
-        frozen: the BatchNorm modules that stay as they are.
+        frozen: the modules that stay as they are.
         stop: whether a signal asked the training to end.
     """
 
@@ -175,10 +175,9 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch."""
         args, progress = self.args, self.progress
-        if args.fix_bn:
-            source = self.world.all_gather(self.checkpoint.config["weights_used"])[0]
-            self.frozen = trained_batchnorm(self.network, args, source)
-            freeze_batchnorm(self.frozen)
+        source = self.world.all_gather(self.checkpoint.config["weights_used"])[0]
+        self.frozen = find_frozen(self.network, args, source)
+        freeze(self.frozen)
         self.model = self.parallelised()
         with self.stop:
             while progress.epoch <= args.num_epoch:
@@ -222,7 +221,7 @@ class Trainer:
         sampler.epoch, sampler.start = progress.epoch, progress.pictures
         step_size = sampler.batch_size * world.size * args.accumulate  # pictures
         self.model.train()
-        freeze_batchnorm(self.frozen)
+        freeze(self.frozen)
         batches, start = self.batches(self.data.train), time.time()
         with self.monitor.epoch(progress, step_size) as show_step:
             while progress.pictures < progress.total:

@@ -38,6 +38,11 @@ def test_other_settings_are_added_as_they_were_typed():
     assert name == f"{REFERENCE}-optimAdamW-seed7-class_weightsqrt"
 
 
+def test_a_name_has_nothing_that_file_systems_refuse():
+    name = name_of(arch_encoder="timm:resnet50.a1_in1k@8")
+    assert name == REFERENCE.replace("resnet34_dilated8", "timm-resnet50.a1_in1k-8")
+
+
 @pytest.mark.parametrize("setting", sorted({*ADDED_TO_THE_NAME, *FIXED_WHEN_RESUMED}))
 def test_another_network_has_another_name(setting):
     parser = make_parser("")

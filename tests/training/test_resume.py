@@ -127,6 +127,33 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(step, script, da
     assert_same(whole, Path("ckpt/cut"))
 
 
+def test_a_frozen_encoder_stays_as_it_is_without_gradients(script, data, send, monkeypatch):
+    """With --lr_encoder 0: weights and statistics, through weight decay and a resumption."""
+    arch = "timm:test_resnet"
+    encoder = ModelBuilder.build_encoder(arch, weights="none")
+    torch.save(encoder.state_dict(), "encoder.pth")
+    step = trainer.Trainer.optimizer_step
+
+    def checked_step(self, statistics):
+        assert all(value.grad is None for value in self.network.encoder.parameters())
+        assert not any(module.training for module in self.network.encoder.modules())
+        step(self, statistics)
+
+    monkeypatch.setattr(trainer.Trainer, "optimizer_step", checked_step)
+    options = flags(arch_encoder=arch, weights_encoder="encoder.pth", lr_encoder=0, ckpt_epoch=1)
+    decay = flags(num_epoch=2, weight_decay=0.1)
+    command = ["train.py", *RECIPE, *data.flags, *options, *decay]
+    assert script(*command, "--id", "whole").code == 0
+    send({4: signal.SIGTERM})
+    assert script(*command, "--id", "cut").code == 143
+    assert script("train.py", "--resume", "cut").code == 0
+    assert_same(Path("ckpt/whole"), Path("ckpt/cut"))
+    trained = read_tensors("ckpt/whole/encoder_latest.pth")
+    torch.testing.assert_close(trained, dict(encoder.state_dict()), rtol=0, atol=0)
+    first, last = (read_tensors(f"ckpt/whole/decoder_{kind}.pth") for kind in ("epoch_1", "latest"))
+    assert all(not torch.equal(first[key], last[key]) for key in last)
+
+
 def test_a_run_may_be_cut_again_and_again(script, data, whole, send):
     send({2: signal.SIGINT, 4: signal.SIGUSR1, 9: signal.SIGTERM})
     codes = [
