@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from models.flops import giga_macs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import ModelBuilder, ModelError, SegmentationModel
+from models.cost import giga_macs
 from models.decoders import Decoder
 from models.timm_encoder import TimmEncoder, choose_maps, computed_by
 from models.windows import encode_in_windows
