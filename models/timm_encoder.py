@@ -196,12 +196,24 @@ def load_timm_file(encoder: TimmEncoder, arch: str, path: str | Path) -> None:
     Raises:
         ModelError: the file cannot be read, or does not fit.
     """
-    state = read_state(path)
-    if not any(key.startswith("model.") for key in state):  # timm's
-        if absent := sorted(state.keys() & encoder.left_out):
-            logger.info("Left out of %s, as an encoder has no use: %s", path, ", ".join(absent))
-        state = {f"model.{key}": state[key] for key in state if key not in encoder.left_out}
-    load_strictly(encoder, state, f"{path} does not fit {arch}")
+    state, complaint = read_state(path), f"{path} does not fit {arch}"
+    if any(key.startswith("model.") for key in state):  # this project's
+        load_strictly(encoder, state, complaint)
+        return
+    if absent := sorted(state.keys() & encoder.left_out):
+        logger.info("Left out of %s, as an encoder has no use: %s", path, ", ".join(absent))
+    own = {f"model.{key}": state[key] for key in state if key not in encoder.left_out}
+    try:
+        load_strictly(encoder, own, complaint)
+    except ModelError as error:  # unless timm knows how to convert the file
+        name, options = parse(arch)
+        source = {"pretrained_cfg_overlay": {"state_dict": state}}
+        try:
+            encoder.model = create(arch, name, options | source, pretrained=True)
+        except ModelError:
+            raise error from None
+        del encoder.model.pretrained_cfg["state_dict"]
+        encoder.prune()
 
 
 def parse(arch: str) -> tuple[str, dict[str, Any]]:

@@ -256,6 +256,17 @@ def test_weights_may_be_from_a_file_of_ours_or_of_timms(kind, tmp_path, caplog):
     assert ("an encoder has no use: head.bias, head.weight" in caplog.text) == (kind != "own")
 
 
+def test_a_file_that_timm_converts_is_converted(tmp_path):
+    """Old files of ViTs have the embedding of patches as a matrix."""
+    whole = timm.create_model("test_vit").state_dict()
+    embedding = whole["patch_embed.proj.weight"]
+    torch.save(whole | {"patch_embed.proj.weight": embedding.flatten(1)}, tmp_path / "old.pth")
+    encoder = ModelBuilder.build_encoder("timm:test_vit", weights=tmp_path / "old.pth")
+    expected = {f"model.{key}": whole[key] for key in whole if not key.startswith("head.")}
+    torch.testing.assert_close(dict(encoder.state_dict()), expected, rtol=0, atol=0)
+    assert not any(isinstance(value, dict) for value in encoder.model.pretrained_cfg.values())
+
+
 def test_a_file_of_another_model_is_refused(tmp_path):
     file = tmp_path / "other.pth"
     torch.save(timm.create_model("test_vit2").state_dict(), file)
