@@ -14,14 +14,14 @@ from .decoders import Decoder
 from .encoder import Encoder
 from .freeze import deviation, fold_batchnorm
 from .upsample import Extent, upsample_cross_entropy
-from .windows import encode_in_windows
+from .windows import Windows, encode_in_windows
 
 # Pictures of up to so many pixels are encoded at once, larger ones in windows, except in training.
 # With resnet34_dilated8, 24 megapixels take 6.0 GB at once, 3.8 GB in windows that overlap by 256
 # pixels. On one enlarged street scene, with a trained network, an overlap of 128 pixels changed 2
 # labels in 10,000, one of 192 pixels 2 in a million, and 256 none.
 WHOLE_PIXELS = 2**22
-WINDOW, OVERLAP = 1536, 192  # pixels, as `encode_in_windows` has them
+WINDOW, OVERLAP = 1536, 192  # pixels, as `Windows` has them
 
 PROBE = (1, 3, 96, 128)  # the picture on which a frozen network is compared with the plain one
 TOLERANCE = 1e-3  # of their outputs' deviation
@@ -89,7 +89,8 @@ class SegmentationModel(nn.Module):
                 maps = self.maps(images)
             else:
                 strides = self.encoder.strides[-self.decoder.num_maps :]
-                maps = encode_in_windows(self.maps, images, strides, WINDOW, OVERLAP)
+                windows = Windows(WINDOW, OVERLAP, self.encoder.coarsest_stride)
+                maps = encode_in_windows(self.maps, images, strides, windows)
             extents = self.encoder.extents(images)
             logits = self.decoder.logits(maps, extents)
             auxiliary = self.decoder.auxiliary_logits(maps) if self.decoder.training else None

@@ -75,6 +75,11 @@ class TimmEncoder(Encoder):
         self.model = create(arch, name, options, pretrained)
         self.prune()
 
+    @property
+    def coarsest_stride(self) -> int:
+        """What pictures are continued to multiples of."""
+        return self.grid
+
     def prune(self) -> None:
         """Take away what comes after the last map."""
         self.model.prune_intermediate_layers(self.indices, prune_norm=not self.norm)

@@ -4,19 +4,34 @@ Only the encoder goes window by window. The decoder gets all features together: 
 the whole picture, and there is no seam.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Windows(NamedTuple):
+    """How a picture is cut into windows.
+
+    Attributes:
+        side: pixels of a window's side, or a little more.
+        overlap: pixels that a window sees beyond its own side, or a little more. Features equal
+            those of whole pictures as far as they depend on no pixel farther away.
+        grid: windows begin at multiples of it; a multiple of all strides, those within the encoder
+            included.
+    """
+
+    side: int
+    overlap: int
+    grid: int
 
 
 def encode_in_windows(
     encode: Callable[[Tensor], Sequence[Tensor]],
     images: Tensor,
     strides: Sequence[int],
-    side: int,
-    overlap: int,
+    windows: Windows,
 ) -> list[Tensor]:
     """The maps that `encode` gives for pictures, computed from one window at a time.
 
@@ -24,14 +39,12 @@ def encode_in_windows(
         encode: pictures B x 3 x H x W to maps B x C_i x H/strides[i] x W/strides[i].
         images: B x 3 x H x W.
         strides: pixels between the features of each map.
-        side: pixels of a window's side, or a little more.
-        overlap: pixels that a window sees beyond its own side, or a little more. Features equal
-            those of whole pictures as far as they depend on no pixel farther away.
+        windows: how the pictures are cut.
 
     Returns:
         The maps.
     """
-    grid = math.lcm(*strides)  # windows begin where features of all maps do
+    side, overlap, grid = windows
     overlap = -(-overlap // grid) * grid
     bands: list[list[Tensor]] = []
     for top, bottom in spans(images.shape[-2], side, grid):

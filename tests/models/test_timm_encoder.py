@@ -17,7 +17,7 @@ from models import ModelBuilder, ModelError, SegmentationModel
 from models.cost import giga_macs
 from models.decoders import Decoder
 from models.timm_encoder import TimmEncoder, choose_maps, computed_by
-from models.windows import encode_in_windows
+from models.windows import Windows, encode_in_windows
 
 from ..conftest import ROOT
 
@@ -212,7 +212,7 @@ def test_a_frozen_network_gives_the_same_output(arch, amp, caplog):
 def test_large_pictures_have_as_many_features_in_windows_as_at_once(arch):
     encoder = copy.deepcopy(built(arch)).to("meta")
     images = torch.empty(1, 3, 97, 131, device="meta")
-    maps = encode_in_windows(encoder.maps, images, encoder.strides, side=64, overlap=16)
+    maps = encode_in_windows(encoder.maps, images, encoder.strides, Windows(64, 16, 32))
     assert [x.shape for x in maps] == [x.shape for x in encoder.maps(images)]
 
 

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from models import ModelBuilder, SegmentationModel, segmentation
-from models.windows import encode_in_windows, spans
+from models.decoders import C1Bilinear
+from models.encoder import Encoder
+from models.windows import Windows, encode_in_windows, spans
 
 
 def convolutions(stride: int) -> nn.Sequential:
@@ -29,7 +31,7 @@ def test_features_are_those_of_the_whole_picture_if_windows_overlap_enough(
         sizes.append(max(window.shape[-2:]))
         return [encoder(window)]
 
-    (features,) = encode_in_windows(encode, images, [stride], side=64, overlap=32)
+    (features,) = encode_in_windows(encode, images, [stride], Windows(64, 32, stride))
     torch.testing.assert_close(features, encoder(images))
     assert max(sizes) <= 128
 
@@ -41,8 +43,28 @@ def test_every_encoder_has_as_many_features_in_windows_as_at_once(arch: str) -> 
         encoder = ModelBuilder.build_encoder(arch, weights="none").eval()
     for size in ((97, 131), (80, 120), (127, 144)):
         images = torch.zeros(1, 3, *size, device="meta")
-        maps = encode_in_windows(encoder.maps, images, encoder.strides, side=64, overlap=16)
+        maps = encode_in_windows(encoder.maps, images, encoder.strides, Windows(64, 16, 16))
         assert [x.shape for x in maps] == [x.shape for x in encoder.maps(images)]
+
+
+class CoarseInside(Encoder):
+    """A map at a stride of 4 that holds the means of cells of 32 x 32 pixels."""
+
+    channels, strides = (3,), (4,)
+    coarsest_stride = 32
+
+    def stages(self) -> list[list[nn.Module]]:
+        return [[nn.AvgPool2d(32, ceil_mode=True), nn.UpsamplingNearest2d(scale_factor=8)]]
+
+
+def test_windows_begin_where_the_coarsest_features_do(monkeypatch) -> None:
+    model = SegmentationModel(CoarseInside(), C1Bilinear(5, (3,))).eval()
+    images = torch.randint(0, 256, (1, 3, 192, 256), dtype=torch.uint8)
+    whole = model(images)
+    monkeypatch.setattr(segmentation, "WHOLE_PIXELS", 1)
+    monkeypatch.setattr(segmentation, "WINDOW", 100)
+    monkeypatch.setattr(segmentation, "OVERLAP", 20)
+    torch.testing.assert_close(model(images), whole)
 
 
 @pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 1000])
