@@ -5,6 +5,7 @@ The learning rates begin at `--lr_encoder` and `--lr_decoder`. Before each step,
 """
 
 import argparse
+import copy
 import logging
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from models import SegmentationModel
+from models.segmentation import PROBE, random_pictures
 from models.weights import has_initial_weights
 from utils import abbreviate
 
@@ -69,6 +71,27 @@ def find_frozen(
     encoder = [] if args.lr_encoder else [network.encoder]
     norms = trained_batchnorm(network, args, source) if args.fix_bn else []
     return [*encoder, *norms]
+
+
+def freeze_unused(network: SegmentationModel) -> None:
+    """Take the parameters out of training that have no part in the loss, whatever they are for.
+
+    DistributedDataParallel would wait for their gradients. A model of timm's may have some: those
+    of HRNet's finer branches after the last map, say, where the decoder looks at no other.
+    """
+    images = random_pictures(PROBE).to(network.mean.device).expand(2, -1, -1, -1)
+    labels = torch.zeros(images.shape[:1] + images.shape[2:], dtype=torch.int64).to(images.device)
+    names = [name for name, p in network.named_parameters() if p.requires_grad]
+    probed = copy.deepcopy(network).train()
+    parameters = dict(probed.named_parameters())
+    loss = probed(images, labels)
+    inputs = [parameters[name] for name in names]
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    unused = [name for name, g in zip(names, gradients, strict=True) if g is None]
+    for name in unused:
+        network.get_parameter(name).requires_grad_(False)
+    if unused:
+        logger.info("Without a part in the loss: %s", abbreviate(unused))
 
 
 def trained_batchnorm(

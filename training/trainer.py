@@ -48,6 +48,7 @@ from training.optimizer import (
     adjust_learning_rates,
     find_frozen,
     freeze,
+    freeze_unused,
     learning_rates,
     make_optimizer,
     poly_decay,
@@ -365,6 +366,8 @@ class Trainer:
         args, model = self.args, self.model
         if args.num_gpus > 1 and args.parallel == "dp":
             model = nn.DataParallel(model, device_ids=range(args.num_gpus))
+        if self.world.size > 1:
+            freeze_unused(self.network)
         model = self.world.wrap(model)
         if args.compile:
             self.compile()
