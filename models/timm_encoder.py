@@ -261,8 +261,12 @@ def create(arch: str, name: str, options: dict[str, Any], pretrained: bool = Fal
     except Exception as error:  # timm and the hub have many
         if pretrained:
             raise no_weights(arch, first_line(error)) from error
-        hint = "; leave out @ and the stride" if options else ""
-        raise ModelError(f"timm cannot build {arch}: {first_line(error)}{hint}") from error
+        if options:
+            raise ModelError(
+                f"{arch}: this model cannot have such a stride ({first_line(error)}); leave out @ "
+                "and the stride"
+            ) from error
+        raise ModelError(f"timm cannot build {arch}: {first_line(error)}") from error
 
 
 def check_connection(arch: str, config: dict) -> None:
