@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from .decoders import C1, PPM, C1Bilinear, C1DeepSup, Decoder, PPMDeepSup, PSPBilinear, UPerNet
+from .decoders import C1, PPM, C1Bilinear, C1DeepSup, Decoder, PPMDeepSup, PSPBilinear
 from .encoder import Encoder
 from .hrnet import HRNetV2
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
 from .timm_encoder import PREFIX, build_timm
+from .upernet import UPerNet
 from .vgg import vgg16, vgg19
 from .weights import ModelError, initialise_encoder, load_file
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from .pyramid import PooledBatchNorm2d, PyramidConv3x3
+from .layers import PooledBatchNorm2d
+from .pyramid import PyramidConv3x3
 from .vgg import HalvedConv2d
 from .winograd import Conv3x3
 

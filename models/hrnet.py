@@ -4,10 +4,13 @@ Branches at several strides run side by side and exchange their features. All up
 bilinear, and exact where a side is no multiple of 32.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from .encoder import Block, Encoder
+from .layers import conv_bn_relu
 from .resnet import BasicBlock, Bottleneck, layer
 from .upsample import resample
 from .winograd import Conv3x3
@@ -64,7 +67,10 @@ class HRNetV2(Encoder):
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = layer(Bottleneck, 64, 64, 4, stride=1)
         self.transition1 = nn.ModuleList(
-            [convolution(256, WIDTHS[0], 1), nn.Sequential(convolution(256, WIDTHS[1], 2))]
+            [
+                conv_bn_relu(256, WIDTHS[0], 3, stride=1),
+                nn.Sequential(conv_bn_relu(256, WIDTHS[1], 3, stride=2)),
+            ]
         )
         self.transition2 = transition(3)
         self.transition3 = transition(4)
@@ -86,7 +92,13 @@ class HRNetV2(Encoder):
         """The stem, and the stages with the beginnings of new branches between them."""
         return [
             [self.stem, *self.layer1, self.first_branches, *self.stage2]
-            + [self.third_branch, *self.stage3, self.fourth_branch, *self.stage4, self.stacked]
+            + [
+                partial(grown, self.transition2),
+                *self.stage3,
+                partial(grown, self.transition3),
+                *self.stage4,
+                self.stacked,
+            ]
         ]
 
     def stem(self, x: Tensor) -> Tensor:
@@ -97,14 +109,6 @@ class HRNetV2(Encoder):
     def first_branches(self, x: Tensor) -> list[Tensor]:
         """The first two branches of B x 256 x H/4 x W/4."""
         return [begin(x) for begin in self.transition1]
-
-    def third_branch(self, maps: list[Tensor]) -> list[Tensor]:
-        """A branch more, from the coarsest."""
-        return [*maps, self.transition2[-1](maps[-1])]
-
-    def fourth_branch(self, maps: list[Tensor]) -> list[Tensor]:
-        """A branch more, from the coarsest."""
-        return [*maps, self.transition3[-1](maps[-1])]
 
     def stacked(self, maps: list[Tensor]) -> Tensor:
         """B x 720 x H/4 x W/4."""
@@ -121,19 +125,19 @@ def exchange(source: int, target: int) -> nn.Module:
             nn.BatchNorm2d(WIDTHS[target]),
         )
     dim = WIDTHS[source]
-    steps = [convolution(dim, dim, 2) for _ in range(target - source - 1)]
-    return nn.Sequential(*steps, convolution(dim, WIDTHS[target], 2)[:-1])
+    steps = [conv_bn_relu(dim, dim, 3, stride=2) for _ in range(target - source - 1)]
+    return nn.Sequential(*steps, conv_bn_relu(dim, WIDTHS[target], 3, stride=2)[:-1])
 
 
 def transition(branches: int) -> nn.ModuleList:
     """The beginning of the last of several branches; the others go on as they are."""
-    begin = nn.Sequential(convolution(WIDTHS[branches - 2], WIDTHS[branches - 1], 2))
+    begin = nn.Sequential(conv_bn_relu(WIDTHS[branches - 2], WIDTHS[branches - 1], 3, stride=2))
     return nn.ModuleList([*(nn.Identity() for _ in range(branches - 1)), begin])
 
 
-def convolution(in_dim: int, dim: int, stride: int) -> nn.Sequential:
-    """3x3, BatchNorm and ReLU."""
-    return nn.Sequential(Conv3x3(in_dim, dim, stride), nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
+def grown(begin: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
+    """The branches and one more, which begins at the coarsest; see `transition`."""
+    return [*maps, begin[-1](maps[-1])]
 
 
 def brought(x: Tensor, target: Tensor, levels: int) -> Tensor:

@@ -103,22 +103,6 @@ def for_taps(matrix: Tensor) -> Tensor:
     return torch.cat([padded[tap : tap + len(matrix)] for tap in range(3)], dim=1)
 
 
-class PooledBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that also trains where a batch holds a single value per channel.
-
-    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
-    it. The running statistics normalise it instead, as they do at inference; they do not change.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """B x C x h x w, normalised."""
-        if self.training and x[:, 0].numel() == 1:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)
-
-
 def covered(extent: Extent, size: Sequence[int], fine: Extent) -> Extent:
     """The height and width, in features of a map, of all features of a finer one.
 

@@ -165,11 +165,11 @@ class SegmentationModel(nn.Module):
     def agrees_with(self, plain: "SegmentationModel", images: Tensor) -> bool:
         """Whether the logits of pictures B x 3 x H x W are another network's but for rounding."""
         training = self.training
-        amp = plain.amp
-        rounded = plain.eval()(images)
-        plain.amp = None
-        exact = plain(images)
-        plain.amp = amp
+        exact = rounded = plain.eval()(images)
+        if plain.amp:
+            amp, plain.amp = plain.amp, None
+            exact = plain(images)
+            plain.amp = amp
         found = deviation(self.eval()(images), exact)
         self.train(training)
         # What is not finite has no deviation; whoever uses the logits has to check that anyway.

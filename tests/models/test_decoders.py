@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import ModelBuilder, SegmentationModel
-from models.decoders import Decoder, PSPBilinear, UPerNet
+from models.decoders import Decoder, PSPBilinear
+from models.upernet import UPerNet
 
 
 def test_one_picture_trains_the_pyramid_without_losing_its_features():
@@ -68,7 +69,7 @@ def test_the_finest_level_of_a_large_picture_comes_in_tiles(monkeypatch):
     maps = [torch.rand(2, *size) for size in sizes]
     extents = [(98 / stride, 70 / stride) for stride in (4, 8, 16, 32)]
     whole = decoder.logits(maps, extents)
-    monkeypatch.setattr("models.decoders.TILE", 9)
+    monkeypatch.setattr("models.upernet.TILE", 9)
     seen = []
     decoder.fpn_out[0].register_forward_hook(lambda *_: seen.append(1))
     torch.testing.assert_close(decoder.logits(maps, extents), whole)

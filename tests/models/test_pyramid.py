@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from models.hrnet import brought
-from models.pyramid import CoarseMap, PooledBatchNorm2d, PyramidConv3x3, covered
+from models.layers import PooledBatchNorm2d
+from models.pyramid import CoarseMap, PyramidConv3x3, covered
 from models.upsample import resample
 
 

@@ -1,0 +1,38 @@
+"""Layers that several networks are made of."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .winograd import Conv3x3
+
+
+def conv_bn_relu(
+    in_dim: int,
+    out_dim: int,
+    kernel_size: int,
+    stride: int = 1,
+    norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """A convolution of 1x1 or 3x3 that keeps the size, the stride apart, BatchNorm and ReLU."""
+    conv = (
+        Conv3x3(in_dim, out_dim, stride)
+        if kernel_size == 3
+        else nn.Conv2d(in_dim, out_dim, kernel_size, stride, bias=False)
+    )
+    return nn.Sequential(conv, norm(out_dim), nn.ReLU(inplace=True))
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that also trains where a batch holds a single value per channel.
+
+    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
+    it. The running statistics normalise it instead, as they do at inference; they do not change.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x h x w, normalised."""
+        if self.training and x[:, 0].numel() == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
