@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
 from benchmarks.classic import upsampled
+from benchmarks.common import Contender, Job
+from common.devices import select_amp
 
 # A network's module, and what gives its logits of normalised pictures B x 3 x H x W, at their size.
 # While it is trained, auxiliary logits may follow. H and W are multiples of 32.
@@ -83,10 +86,17 @@ COMPARED = {
 }
 
 
-def compared(arch: tuple[str, str]) -> dict[str, Builder]:
-    """The networks that are compared with a pair, by title; those of missing libraries are not."""
+def compared(arch: tuple[str, str], peer: Callable[..., Job]) -> dict[str, Contender]:
+    """The networks that are compared with a pair, by title; those of missing libraries are not.
+
+    Args:
+        arch: encoder and decoder of the pair.
+        peer: makes a job of a network's builder and the half precision that ours is run in.
+    """
+    amp = select_amp("auto", torch.device("cpu"))
+    precision = ", in half precision" if amp else ""
     return {
-        title: NETWORKS[title]
+        f"{title}{precision}": partial(peer, NETWORKS[title], amp)
         for title in COMPARED.get(arch, [])
         if find_spec(title.partition(",")[0])
     }

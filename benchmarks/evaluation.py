@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from benchmarks.classic import classic_network, classic_prediction, normalised, upsampled
 from benchmarks.common import (
-    Contender,
     Job,
     Row,
     Tables,
@@ -201,14 +200,10 @@ def tables(args: argparse.Namespace) -> Tables:
     title = "Labels that agree with the classic recipe's"
     agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
     amp = select_amp("auto", torch.device("cpu"))
-    precision = ", in half precision" if amp else ""
     r34c1, r50psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet50_dilated8", "psp_bilinear")
     results: Tables = {}
     for arch in (r34c1, *COMPARED):
-        contenders: dict[str, Contender] = {
-            f"{title}{precision}": partial(peer, build_peer, amp)
-            for title, build_peer in compared(arch).items()
-        }
+        contenders = compared(arch, peer)
         if arch in (r34c1, r50psp):
             contenders = against_classic("eval.py", classic, ours, arch) | contenders
         else:  # the first is what the others are compared with

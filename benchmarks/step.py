@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network
-from benchmarks.common import Contender, Job, Row, Tables, against_classic, compare, main
+from benchmarks.common import Job, Row, Tables, against_classic, compare, main
 from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from models import ENCODERS, ModelBuilder, SegmentationModel
@@ -142,14 +142,10 @@ def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
 def tables(args: argparse.Namespace) -> Tables:
     """Comparisons of networks, and the largest batches."""
     amp = select_amp("auto", torch.device("cpu"))
-    precision = ", in half precision" if amp else ""
     r34c1, r50psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet50_dilated8", "psp_bilinear")
     results: Tables = {}
     for arch in (r34c1, *COMPARED):
-        contenders: dict[str, Contender] = {
-            f"{title}{precision}": partial(peer, build_peer, amp)
-            for title, build_peer in compared(arch).items()
-        }
+        contenders = compared(arch, peer)
         if arch in (r34c1, r50psp):
             contenders = against_classic("train.py", classic, ours, arch) | contenders
         else:  # the first is what the others are compared with

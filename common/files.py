@@ -216,6 +216,18 @@ def check_writable(flag: str, folder: Path) -> None:
         raise UserError(f"{flag} {folder}: {parent} is no folder that may be written to")
 
 
+@contextmanager
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """A context that removes a folder and its parents again if it made them and they are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
 def link_or_copy(source: Path, path: Path) -> None:
     """Give a file a second name; copy it where the file system knows no hard links."""
     try:

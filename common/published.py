@@ -8,14 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from common.classes import ADE20K
-from common.files import check_writable, tensors, text, write_together
+from common.files import check_writable, no_empty_folders, tensors, text, write_together
 from models import ModelBuilder, ModelError
 from models.weights import (
     PRETRAINED,
@@ -163,21 +162,18 @@ def make_run(network: Published, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not is_made(folder):
         raise UserError(f"--id {network.id}: {folder} holds something else; move it away")
     aside = folder.with_name(f".{secrets.token_hex(4)}.partial")
-    made = [path for path in folder.parents if not path.exists()]
-    try:
-        files = downloaded(network, aside / "files")
-        shutil.rmtree(aside / "files", ignore_errors=True)
-        write_together(aside, files)
+    with no_empty_folders(folder.parent):
         try:
-            os.rename(aside, folder)
-        except OSError as error:
-            if not is_made(folder):
-                raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
+            files = downloaded(network, aside / "files")
+            shutil.rmtree(aside / "files", ignore_errors=True)
+            write_together(aside, files)
+            try:
+                os.rename(aside, folder)
+            except OSError as error:
+                if not is_made(folder):
+                    raise UserError(f"cannot write {folder}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_made(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common.files import no_empty_folders
 from utils import UserError
 
 try:
@@ -33,8 +34,18 @@ def own(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another training holds it, or it cannot be made.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / OWNER
+    with no_empty_folders(folder), locked(path):
+        yield
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file that tells who holds it, and remove the file afterwards.
+
+    Raises:
+        UserError: another training holds it, or it cannot be made.
+    """
     try:
         file = lock(path)
     except OSError as error:
@@ -49,9 +60,6 @@ def own(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()  # while it is locked: afterwards it may be the next holder's
         os.close(file)
-        with suppress(OSError):
-            for empty in made:
-                empty.rmdir()
 
 
 def lock(path: Path) -> int:
