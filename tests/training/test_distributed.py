@@ -19,8 +19,7 @@ from ..conftest import ROOT, SMALL, Data, changed_training
 pytestmark = pytest.mark.slow  # they train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-# The latter: how long torchrun waits for a process that does not react.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 # What train.py does by itself for --num_gpus 2, on a machine without GPUs.
 LAUNCH = (
     "import sys; sys.path.insert(0, {0!r}); sys.argv[0] = {0!r} + '/train.py';"
@@ -186,11 +185,11 @@ def endless(data, tmp_path):
     """Starts a training without end, and waits until it has saved; it is gone in the end."""
     started = []
 
-    def start(arguments: list[str]) -> subprocess.Popen:
+    def start(arguments: list[str], **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
             arguments,
             cwd=tmp_path,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -241,7 +240,9 @@ if os.environ["RANK"] == "1":
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_process_that_stalls_ends_the_others_and_is_named(data, tmp_path, endless, silent):
-    process = endless(command(2, "train.py", *training(data, "--timeout", 3)))
+    arguments = command(2, "train.py", *training(data, "--timeout", 3))
+    # So long torchrun waits for a process that does not react, before it kills it.
+    process = endless(arguments, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="2")
     os.kill(worker(process.pid, silent), signal.SIGSTOP)
     assert process.wait(timeout=120) != 0
     assert f"rank {silent} does not answer" in process.stderr.read()
