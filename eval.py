@@ -31,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.classes import Classes, read_classes
+from common.classes import ADE20K, Classes, read_classes
+from common.data_file import data_flags, load_data
 from common.distributed import World
 from common.files import Content, check_writable, png, text, write_atomically, write_together
 from common.loader import batch_by_size, make_loader
@@ -52,7 +53,7 @@ from options import SHARED, Parser, fill_from_run
 from report.collector import Collector, join
 from report.compare import compare, table
 from report.page import Evaluation, build_page
-from utils import result_names, run_script
+from utils import UserError, result_names, run_script
 from visualize.panels import comparison
 
 PROGRESS_SECONDS = 10  # between lines that tell how far it is
@@ -87,6 +88,8 @@ def parse_args() -> argparse.Namespace:
     parser.shared("fc_dim")
     parser.from_run("num_class", "list_class")
     parser.group("data")
+    parser.shared("data", help="folder of a data set to score on (default: the run's lists)")
+    parser.add_argument("--split", help="which list of the data set (default: val)")
     parser.from_run("list_val", "root_img", "root_seg", "label_offset")
     parser.shared("num_val", default=-1)
     parser.add_argument(
@@ -142,13 +145,38 @@ def print_comparison(result: Path, first: str, second: str) -> None:
     print(f"{found['pictures']} pictures; comparison: {path}")
 
 
+def fill_from_data(args: argparse.Namespace, config: dict) -> None:
+    """Give flags that were not given the settings of --data, or with --split of the run's data set.
+
+    Raises:
+        UserError: there is no such data set or split, or its classes are not the run's.
+    """
+    folder = args.data or (config.get("data") if args.split else None)
+    if folder is None:
+        if args.split:
+            raise UserError(f"--split {args.split}: {args.id} was trained without --data; give it")
+        return
+    flags = data_flags(folder, load_data(folder), args.split or "val")
+    ours, theirs = (
+        read_classes(str(setting["list_class"]), int(setting["num_class"])).names
+        for setting in (ADE20K | config, flags)
+    )
+    if ours != theirs:
+        raise UserError(f"--data {folder} has other classes than {args.id}: there is no score")
+    for name in ("list_val", "root_img", "root_seg", "label_offset"):
+        if getattr(args, name) is None:
+            setattr(args, name, flags[name])
+
+
 def evaluate(args: argparse.Namespace, world: World) -> None:
     """Score this process's share of the pictures, and report the scores of all."""
     with world.fail_together():
         if world.is_main:  # a download is for all
             find_run(args.ckpt, args.id, args.suffix)
     with world.fail_together():
-        fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
+        config = find_run(args.ckpt, args.id, args.suffix)
+        fill_from_data(args, config)
+        fill_from_run(args, config)
         folder = Path(args.result) / args.id
         check_writable("--result", folder)
         classes = read_classes(args.list_class, args.num_class)

@@ -4,10 +4,11 @@ import argparse
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from common.classes import ADE20K
+from common.data_file import data_flags, load_data
 from utils import UserError
 
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
@@ -66,6 +67,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "list_val": dict(
         default=ADE20K["list_val"],
         help="validation pictures, relative to ROOT_IMG, one a line",
+    ),
+    "data": dict(
+        help="folder of a data set, whose data.json tells lists, folders and classes; flags that "
+        "tell them count more"
     ),
     "root_img": dict(default=ADE20K["root_img"], help="folder of the pictures"),
     "root_seg": dict(
@@ -146,6 +151,17 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             help = f"{SHARED[name]['help']} (default: the run's)"
             self.shared(name, default=None, help=help)
+
+    def parse_with_data(self, flags: Sequence[str] | None = None) -> argparse.Namespace:
+        """The settings of flags, or those typed; --data's replace the defaults.
+
+        Raises:
+            UserError: there is no such data set.
+        """
+        folder = self.parse_args(flags).data
+        if folder is not None:
+            self.set_defaults(**data_flags(folder, load_data(folder)))
+        return self.parse_args(flags)
 
     def require(self, args: argparse.Namespace, *names: str) -> None:
         """End with one line if flags were not given; for those that not every call needs."""

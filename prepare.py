@@ -1,32 +1,37 @@
-"""Check a data set, or write the lists of one.
+"""Make pictures and labels of almost any form a data set to train on, and check them.
 
-    python prepare.py --make_list mine                     # lists of mine/images, mine/annotations
-    python prepare.py --list mine/train.txt --list_val mine/val.txt --num_class 11 \\
-        --root_img mine/images --root_seg mine/annotations  # is anything wrong with it?
+    python prepare.py SOURCE --data mine    # mine/data.json, mine/classes.png, mine/sheet.png, …
+    python prepare.py --data mine           # check a data set again
 
-A check ends in `ready` and the command to train with, or in a numbered list of what to mend.
+It ends in `ready` and the command to train with, or in a numbered list of what to mend.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
 
 import numpy as np
 
-from common.classes import ADE20K_CLASSES, Classes, read_classes
+from common.classes import Classes, read_classes
+from common.data_file import DATA_FILE, data_flags, load_data
 from common.files import check_writable, png, write_atomically
 from common.images import unlabelled_value
-from options import SHARED, Parser, within
+from options import Parser, within
 from preparation.check import RARE, CheckedDataset, ListStatistics, check_datasets, sides
-from preparation.lists import ListSettings, make_lists
+from preparation.conversion import Part, begin, convert, finish
+from preparation.meaning import Answers, decide
 from preparation.overview import contact_sheet, share_chart
-from utils import UserError, run_script
+from preparation.sources import SourceSettings, prefixes, read_source
+from preparation.survey import survey
+from utils import UserError, abbreviate, run_script
 
 TILES = 16  # of the contact sheet
 CHART, SHEET = "classes.png", "sheet.png"
@@ -35,84 +40,140 @@ CHART, SHEET = "classes.png", "sheet.png"
 def parse_args() -> argparse.Namespace:
     """The flags."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.group("check")
-    parser.add_argument("--list", metavar="FILE", help="pictures to train on, one a line")
-    parser.shared("list_val", default=None)
-    parser.shared("result", default="./result/data")
-    parser.group("write lists")
     parser.add_argument(
-        "--make_list",
-        metavar="FOLDER",
-        help="write FOLDER/train.txt and val.txt, of pictures in FOLDER/images or ROOT_IMG and "
-        "their labels of the same name in FOLDER/annotations or ROOT_SEG",
+        "source",
+        nargs="*",
+        metavar="SOURCE",
+        help="folders of pictures and labels; without any, the data set in DATA is checked",
+    )
+    parser.add_argument("--data", required=True, help="folder of the data set")
+    parser.group("classes")
+    parser.shared("list_class", default=None, help="class table: names, and values or colours")
+    parser.shared("num_class", default=None)
+    parser.add_argument(
+        "--background",
+        choices=("class", "unlabelled"),
+        help="what value 0, black, and what no outline covers is",
+    )
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        type=within(int, -(2**31), 2**31),
+        default=[],
+        metavar="VALUE",
+        help="values in labels that are unlabelled",
+    )
+    parser.group("files")
+    parser.add_argument(
+        "--label_name",
+        help="what labels are called, with {stem} for their picture's name: '{stem}_mask.png'",
+    )
+    parser.add_argument(
+        "--exif",
+        choices=("stored", "turned"),
+        help="how labels lie where EXIF data turns pictures: as these are stored, or shown",
     )
     parser.add_argument(
         "--val_fraction",
         type=within(float, 0, 1),
-        help="share of the pictures for validation (default: 0.2, but subfolders train and val, or "
-        "training and validation, are kept apart)",
+        help="share of the pictures to draw for validation (default: the source's split, or 0.2)",
     )
     parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
-    parser.group("data")
-    parser.shared("root_img", "root_seg", "num_class", "label_offset", default=None)
-    parser.shared("list_class", "workers")
-    args = parser.parse_args()
-    if (args.list is None) == (args.make_list is None):
-        parser.error("give either --list, to check a data set, or --make_list")
-    return args
-
-
-def data_flags(args: argparse.Namespace) -> list[str]:
-    """The flags that tell other commands of the data set."""
-    flags = ["--root_img", args.root_img, "--root_seg", args.root_seg]
-    flags += ["--num_class", str(args.num_class)]
-    if args.list_class != ADE20K_CLASSES:
-        flags += ["--list_class", args.list_class]
-    if not args.label_offset:
-        flags += ["--label_offset", "0"]
-    return flags
+    parser.add_argument("--yes", action="store_true", help="accept what is offered")
+    parser.shared("workers")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Check a data set or write its lists, as the flags say."""
+    """Prepare sources and check them, or check what is prepared."""
     args = parse_args()
-    if args.make_list is not None:
-        write_lists(args)
+    folder = Path(args.data)
+    if not args.source or (folder / DATA_FILE).exists():
+        content = load_data(folder)
+        if args.source and content.get("origin") != origin(args):
+            raise UserError(
+                f"--data {folder} holds a data set of other sources or flags: choose another "
+                "folder, or delete it"
+            )
+        check(args, folder, content)
     else:
-        check(args)
+        check_writable("--data", folder)
+        parts = understand(args)
+        begin(folder)
+        content = convert(folder, parts, args.workers)
+        check(args, folder, content)
+        finish(folder, content | {"origin": origin(args)})
+    command = ["python", "train.py", "--data", args.data]
+    say(f"ready: {shlex.join(command)}")
 
 
-def check(args: argparse.Namespace) -> None:
-    """Check the lists' pictures and labels, draw what is in them, and tell what to mend."""
-    for name in ("root_img", "root_seg", "num_class", "label_offset"):
-        if getattr(args, name) is None:
-            setattr(args, name, SHARED[name]["default"])
-    folder = Path(args.result)
-    check_writable("--result", folder)
-    classes = read_classes(args.list_class, args.num_class)
-    settings = {
-        "root_img": args.root_img,
-        "root_seg": args.root_seg,
-        "num_class": args.num_class,
-        "label_offset": args.label_offset,
-    }
-    lists = [path for path in (args.list, args.list_val) if path is not None]
-    datasets = [CheckedDataset(path, **settings) for path in lists]
-    findings = check_datasets(datasets, classes, args.workers)
-    for line in summary(
-        findings.lists, classes, unlabelled_value(args.num_class, args.label_offset)
-    ):
+def origin(args: argparse.Namespace) -> dict[str, object]:
+    """Where a data set comes from: sources, and the flags that it depends on."""
+    flags = {name: value for name, value in vars(args).items() if name not in ("data", "workers")}
+    return flags | {"source": [os.path.abspath(source) for source in args.source]}
+
+
+def understand(args: argparse.Namespace) -> list[Part]:
+    """The sources' pairs, and what their labels mean; the script ends where that must be asked."""
+    settings = SourceSettings(args.list_class, args.label_name, args.val_fraction, args.seed)
+    answers = Answers(args.num_class, args.background, tuple(args.ignore), args.exif, args.yes)
+    roots = [Path(source) for source in args.source]
+    parts, questions = [], []
+    for root, prefix in zip(roots, prefixes(roots), strict=True):
+        source = read_source(root, settings, prefix)
+        found = survey(source.pairs, args.workers)
+        meaning = decide(found, source.table, answers)
+        for remark in [*source.remarks, *meaning.remarks]:
+            say(remark)
+        if found.defects:
+            defects = abbreviate([*found.defects.values()])
+            questions.append(
+                f"unreadable labels ({len(found.defects)}): {defects}; replace them, or take their "
+                f"pictures out of {root}"
+            )
+        questions += meaning.questions
+        parts.append(Part(source.pairs, meaning))
+    classes = [[row.name for row in part.meaning.rows] for part in parts]
+    if not questions and any(names != classes[0] for names in classes):
+        questions.append(
+            f"the sources have different classes, {abbreviate(classes[0])} and others: prepare "
+            "them one by one, or give one --list_class for all"
+        )
+    end_if(questions)
+    return parts
+
+
+def check(args: argparse.Namespace, folder: Path, content: dict[str, Any]) -> None:
+    """Check all pictures and labels, and draw what is in them; the script ends where these lack."""
+    settings: dict[str, Any] = data_flags(folder, content, next(iter(content["lists"])))
+    classes = read_classes(settings["list_class"], content["num_class"])
+    names = ("root_img", "root_seg", "num_class", "label_offset")
+    datasets = [
+        CheckedDataset(str(folder / path), **{name: settings[name] for name in names})
+        for path in content["lists"].values()
+    ]
+    findings = check_datasets(datasets, classes, args.workers, args.yes)
+    unlabelled = unlabelled_value(content["num_class"], content["label_offset"])
+    for line in summary(findings.lists, classes, unlabelled):
         print(line)
     draw(folder, datasets, findings.lists, classes)
     for hint in findings.hints:
         print(f"Note: {hint}")
-    if findings.mend:
-        print("To mend:")
-        for number, line in enumerate(findings.mend, 1):
-            print(f"{number}. {line}")
+    end_if(findings.mend)
+
+
+def end_if(lines: Sequence[str]) -> None:
+    """End the script with a numbered list of what is to mend or to answer, if there is any."""
+    if lines:
+        say("To mend:")
+        for number, line in enumerate(lines, 1):
+            say(f"{number}. {line}")
         sys.exit(1)
-    command = ["python", "train.py", "--list_train", args.list, "--list_val", str(args.list_val)]
-    print("ready" if len(lists) == 1 else f"ready: {shlex.join([*command, *data_flags(args)])}")
+
+
+def say(line: str) -> None:
+    """Print a line that can be printed, whatever is in the name of a file."""
+    print(UserError(line))
 
 
 def draw(
@@ -157,29 +218,6 @@ def summary(lists: Sequence[ListStatistics], classes: Classes, unlabelled: int) 
         if pictures[i]:
             shares = "".join(f"  {part.shares[i]:10.2%}" for part in lists)
             yield f"{classes.names[i]:>24}{shares}  {pictures[i]:11,}"
-
-
-def write_lists(args: argparse.Namespace) -> None:
-    """Write lists, and tell how to check the pictures that they name."""
-    folder = Path(args.make_list)
-    args.root_img = args.root_img or str(folder / "images")
-    settings = ListSettings(
-        list_class=args.list_class,
-        num_class=args.num_class,
-        label_offset=args.label_offset,
-        val_fraction=args.val_fraction,
-        seed=args.seed,
-        workers=args.workers,
-    )
-    root_seg = Path(args.root_seg or folder / "annotations")
-    lists = make_lists(folder, Path(args.root_img), root_seg, settings)
-    for remark in lists.remarks:
-        print(UserError(remark))  # a line that can be printed, whatever is in the name of a file
-    args.root_seg, args.num_class = str(lists.root_seg), lists.num_class
-    args.label_offset = lists.label_offset
-    names = ["--list", str(lists.train), "--list_val", str(lists.val)]
-    print("To check the data set:")
-    print(shlex.join(["python", "prepare.py", *names, *data_flags(args)]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from PIL import Image
 
 from utils import UserError
 
-FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # endings of pictures in a folder
+# Endings of pictures and labels in a folder.
+FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MAX_VALUE = 2**16 - 1  # in a label
 MAX_PIXELS = 2**28  # of a picture or label; decoded in colour, they take 0.8 GB
 MAX_BYTES = 8 * MAX_PIXELS  # of a file; no more than four channels of 16 bits are ever stored
 
@@ -81,7 +83,7 @@ def unlabelled_value(num_class: int, offset: int) -> int:
 
     With offset 1 it is 0; with offset 0 it is 255, or 65535 above 255 classes.
     """
-    return 0 if offset else 255 if num_class <= 255 else 2**16 - 1
+    return 0 if offset else 255 if num_class <= 255 else MAX_VALUE
 
 
 def read_values(path: str | Path) -> np.ndarray:
@@ -103,7 +105,7 @@ def read_values(path: str | Path) -> np.ndarray:
     if values.ndim != 2:
         raise ColourError(
             f"{path} is a colour picture: labels are class indices in a single channel; "
-            "`python prepare.py --make_list` makes them of a class table's colours"
+            "`python prepare.py SOURCE --data DATA` makes them of colours"
         )
     return values
 

@@ -12,28 +12,28 @@ from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 from common.classes import Classes
-from common.images import ColourError, decode, read_bytes, read_values, unlabelled_value
+from common.images import MAX_VALUE, ColourError, decode, read_bytes, read_values, unlabelled_value
 from common.loader import make_loader
 from dataset import SegmentationDataset
 from utils import UserError, abbreviate
 
-VALUES = 2**16  # that a label's file may hold
+VALUES = MAX_VALUE + 1  # that a label's file may hold
 RARE = 0.001  # share of the pixels below which a class is rare
 MOST_VALUES = 5  # that are no class and have a line each
 
 # What may be wrong with a picture or its label, and the way out.
-OUTSIDE = "names that lead out of --root_img"
+OUTSIDE = "names that lead out of the folder of pictures"
 NO_PICTURE, NO_LABEL = "missing pictures", "missing labels"
 BAD_PICTURE, BAD_LABEL = "unreadable pictures", "unreadable labels"
 COLOUR, SIZE = "labels in colours", "labels of another size than their pictures"
 WAYS_OUT = {
     OUTSIDE: "name pictures relative to that folder",
-    NO_PICTURE: "check --root_img, or take them out of the list",
-    NO_LABEL: "check --root_seg, or take their pictures out of the list",
-    BAD_PICTURE: "replace them, or take them out of the list",
-    BAD_LABEL: "replace them, or take their pictures out of the list",
-    COLOUR: "python prepare.py --make_list makes indices of a class table's colours",
-    SIZE: "scale them without interpolation; pictures count as turned by their EXIF data",
+    NO_PICTURE: "the source has moved, or lists name what is not there",
+    NO_LABEL: "the source has moved, or lists name what is not there",
+    BAD_PICTURE: "replace them in the source, or take them out of it",
+    BAD_LABEL: "replace them in the source, or take their pictures out of it",
+    COLOUR: "prepare.py SOURCE --data DATA makes indices of colours",
+    SIZE: "scale a label as its picture was scaled, by the nearest pixel",
 }
 
 
@@ -160,8 +160,17 @@ class Findings:
     hints: list[str]
 
 
-def check_datasets(datasets: Sequence[CheckedDataset], classes: Classes, workers: int) -> Findings:
-    """Check all pictures and labels of a training list and, if there is one, a validation list."""
+def check_datasets(
+    datasets: Sequence[CheckedDataset], classes: Classes, workers: int, few: bool = False
+) -> Findings:
+    """Check all pictures and labels of several lists, the first of which is for training.
+
+    Args:
+        datasets: the lists.
+        classes: their classes.
+        workers: processes that read.
+        few: whether most classes may be absent.
+    """
     num_class, offset = datasets[0].num_class, datasets[0].label_offset
     where = slice(offset, offset + num_class)
     parts = [ListStatistics(data.list_file, where) for data in datasets]
@@ -192,9 +201,9 @@ def check_datasets(datasets: Sequence[CheckedDataset], classes: Classes, workers
         for kind, files in defects.items()
         if files
     ]
-    mend += [*foreign_values(foreign, parts, num_class, offset), *nothing_to_learn(parts)]
+    mend += [*foreign_values(foreign, parts, num_class, offset), *nothing_to_learn(parts, few)]
     mend += leaks(parts)
-    hints = [*class_hints(parts, classes, offset), *picture_hints(parts)]
+    hints = [*class_hints(parts, classes), *picture_hints(parts)]
     # An error's text is a line that can be printed, whatever is in the name of a file.
     return Findings(parts, *([str(UserError(line)) for line in lines] for lines in (mend, hints)))
 
@@ -215,19 +224,11 @@ def foreign_values(
     unlabelled, last = unlabelled_value(num_class, offset), num_class - 1 + offset
     values = sorted(foreign, key=lambda value: -pixels[value])
     for value in values[:MOST_VALUES]:
-        if offset and value == 255:
-            way_out = "where it means unlabelled, and 0 is the first class: --label_offset 0"
-        elif not offset and value == num_class and not pixels[unlabelled]:
-            way_out = "where classes count from 1, and 0 is unlabelled: --label_offset 1"
-        else:
-            way_out = (
-                f"write a class or {unlabelled} (unlabelled) there, or give "
-                f"--num_class {value + 1 - offset}"
-            )
         files = abbreviate(foreign[value])
         yield (
             f"value {value} ({pixels[value]:,} pixels in {labels[value]:,} labels: {files}) is no "
-            f"class, as those go from {offset} to {last}; {way_out}"
+            f"class, as those go from {offset} to {last}; write a class or {unlabelled}, which is "
+            "unlabelled, there, or prepare the source anew"
         )
     if rest := values[MOST_VALUES:]:
         yield (
@@ -238,13 +239,16 @@ def foreign_values(
         )
 
 
-def nothing_to_learn(parts: Sequence[ListStatistics]) -> Iterator[str]:
-    """Lines about lists whose readable labels have no class."""
+def nothing_to_learn(parts: Sequence[ListStatistics], few: bool) -> Iterator[str]:
+    """Lines about lists whose readable labels have no class, or too few of them to train on."""
     for part in parts:
-        if part.histogram.any() and not part.shares.any():
+        present, num_class = np.count_nonzero(part.shares), len(part.shares)
+        if part.histogram.any() and present < (2 if part is parts[0] else 1):
+            yield f"{part.list_file}: the labels have {present} of {num_class} classes"
+        elif part is parts[0] and 2 * present < num_class and not few and part.histogram.any():
             yield (
-                f"{part.list_file}: no label has a pixel of a class; check --root_seg and "
-                "--label_offset"
+                f"{part.list_file}: the labels have {present} of {num_class} classes; if the "
+                "others are to come, --yes accepts it"
             )
 
 
@@ -265,16 +269,14 @@ def leaks(parts: Sequence[ListStatistics]) -> Iterator[str]:
             )
 
 
-def class_hints(parts: Sequence[ListStatistics], classes: Classes, offset: int) -> Iterator[str]:
+def class_hints(parts: Sequence[ListStatistics], classes: Classes) -> Iterator[str]:
     """Lines about classes that are absent, or rare in training."""
     for part in parts:
         unused = [name for name, share in zip(classes.names, part.shares, strict=True) if not share]
         if unused and part.shares.any():
-            counts_from_0 = offset and not part.shares[-1] and part.histogram[0]
-            way_out = "; where 0 is the first class: --label_offset 0" if counts_from_0 else ""
             yield (
                 f"classes that no label of {part.list_file} has ({len(unused)}): "
-                f"{abbreviate(unused)}{way_out}"
+                f"{abbreviate(unused)}"
             )
     shares = parts[0].shares
     rare = [i for i in np.argsort(shares, kind="stable") if 0 < shares[i] < RARE]

@@ -477,7 +477,7 @@ OWN = {
     ],
     "eval.py": [],
     "test.py": ["test_img", "json"],
-    "prepare.py": ["list", "make_list", "val_fraction", "seed"],
+    "prepare.py": ["list_class", "num_class", "ignore", "label_name", "val_fraction", "seed"],
 }
 ODD_VALUES = [
     "",
@@ -527,9 +527,9 @@ def test_flags_of_anything_end_a_script_in_one_line(name, values, script, data, 
         "train.py": [],
         "eval.py": ["id"],
         "test.py": ["id", "test_img"],
-        "prepare.py": ["list"],
+        "prepare.py": ["data"],
     }[name]
-    sound = {"id": "run", "test_img": data.picture("val/0"), "list": "nowhere"}
+    sound = {"id": "run", "test_img": data.picture("val/0"), "data": "nowhere"}
     args = [f"--{flag}={sound[flag]}" for flag in required if flag not in drawn]
     args += [f"--{flag}={value}" for flag, value in drawn.items()]
     before = sorted(data.folder.parent.rglob("*"))

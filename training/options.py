@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from common.data_file import data_flags, load_data
 from common.distributed import is_launched
 from common.runs import MAX_ID_BYTES, existing_run, is_run, read_config, run_folder
 from options import MIN_SIDE, Parser, positive, within
@@ -52,7 +53,7 @@ IN_THE_NAME = {
     "num_epoch",
     "weight_decay",
 }
-DATA = ("list_train", "list_val", "num_val", "root_img", "root_seg", "list_class")
+DATA = ("data", "list_train", "list_val", "num_val", "root_img", "root_seg", "list_class")
 ADDED_TO_THE_NAME = [*DATA, *(name for name in FIXED_WHEN_RESUMED if name not in IN_THE_NAME)]
 
 
@@ -80,6 +81,7 @@ def make_parser(description: str) -> Parser:
     parser.shared("fc_dim", "num_class", "list_class")
 
     parser.group("data")
+    parser.shared("data")
     parser.add_argument(
         "--list_train",
         default="./data/ADE20K_object150_train.txt",
@@ -213,7 +215,7 @@ def parse_args(description: str) -> argparse.Namespace:
         UserError: there is no run to resume, or the flags would make it another one.
     """
     parser = make_parser(description)
-    args = parser.parse_args()
+    args = parser.parse_with_data()
     if is_launched():
         args.num_gpus = int(os.environ["WORLD_SIZE"])
     args.id = args.id or default_id(args, parser)
@@ -269,14 +271,18 @@ def resumed_settings(parser: Parser, folder: Path) -> argparse.Namespace:
         UserError: the flags would make it another run.
     """
     config = read_config(folder)
-    known = vars(parser.parse_args([]))
-    flags = [
-        f"--{name}={config[name]}"
-        for name in known
+    args = parser.parse_args()
+    # Another data set tells its own lists and folders, which the run's would hide.
+    replaced = data_flags(args.data, load_data(args.data)) if args.data else {}
+    flags = {
+        name: f"--{name}={config[name]}"
+        for name in vars(args)
         if name != "resume" and config.get(name) is not None
-    ]
-    before = parser.parse_args(flags)
-    args = parser.parse_args([*flags, *sys.argv[1:]])
+    }
+    before = parser.parse_args([*flags.values()])
+    kept = [flag for name, flag in flags.items() if name not in replaced]
+    parse = parser.parse_with_data if args.data else parser.parse_args
+    args = parse([*kept, *sys.argv[1:]])
     changed = [
         f"--{name}" for name in FIXED_WHEN_RESUMED if getattr(args, name) != getattr(before, name)
     ]

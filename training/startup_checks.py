@@ -74,10 +74,9 @@ def check_validation(args: argparse.Namespace, world: World, loader: DataLoader)
     if len(present) == 1:
         logger.warning(
             "WARNING: all labelled pixels of the validation crops are of class %d: scores of them "
-            "say nothing. Check --label_offset (%d) and the labels: python prepare.py --list %s",
+            "say nothing. Check --label_offset (%d) and the labels; prepare.py looks at them all",
             present[0] + 1,
             args.label_offset,
-            args.list_val,
         )
 
 

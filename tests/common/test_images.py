@@ -163,5 +163,5 @@ def test_an_absent_picture_is_an_error_that_names_it():
 def test_a_coloured_label_is_refused(tmp_path):
     path = tmp_path / "label.png"
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
-    with pytest.raises(UserError, match="label.png is a colour picture.*prepare.py --make_list"):
+    with pytest.raises(UserError, match="label.png is a colour picture.*prepare.py SOURCE"):
         read_label(path, 5)

@@ -1,6 +1,6 @@
-"""What `python prepare.py` finds in a data set, and what it leaves in peace."""
+"""What `python prepare.py --data` finds in a data set, and what it leaves in peace."""
 
-import shlex
+import json
 from collections.abc import Callable
 
 import cv2
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..conftest import Data, flags
+from ..conftest import Data
 
 
 def options_of(data: Data) -> list[str]:
-    """The flags of a check of both lists."""
-    return ["--list", *data.flags[1:], *flags(workers=0, result="found")]
+    """The flags of a check."""
+    return ["--data", str(data.folder), "--workers", "0"]
 
 
 def set_label(data: Data, name: str, value: int, pixels: int) -> None:
@@ -30,6 +30,28 @@ def relabel(data: Data, change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 @pytest.fixture
+def data(data: Data) -> Data:
+    """The data set with a class table and its `data.json`."""
+    rows = [f"{i},class {i},{i},0,0" for i in range(1, 5)]
+    (data.folder / "classes.csv").write_text("\n".join(["index,name,r,g,b", *rows]))
+    write_data(data, 1)
+    return data
+
+
+def write_data(data: Data, label_offset: int) -> None:
+    """Write its `data.json`."""
+    content = {
+        "num_class": data.num_class,
+        "label_offset": label_offset,
+        "list_class": "classes.csv",
+        "root_img": "images",
+        "root_seg": "annotations",
+        "lists": {"train": "train.txt", "val": "val.txt"},
+    }
+    (data.folder / "data.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
 def sound(data: Data) -> Data:
     """The data set with all of its four classes in use."""
     for name in ("train/0", "val/0"):
@@ -42,11 +64,11 @@ def test_a_sound_data_set_is_ready_and_the_next_command_is_told(workers, sound, 
     result = script("prepare.py", *options_of(sound), "--workers", workers)
     assert result.code == 0 and result.err == ""
     *_, last = result.out.splitlines()
-    assert last == "ready: " + shlex.join(["python", "train.py", *sound.flags])
+    assert last == f"ready: python train.py --data {sound.folder}"
     assert "To mend" not in result.out and "Note" not in result.out
     assert f"{sound.folder}/train.txt: 6 pictures, all 80 x 64" in result.out
     for name in ("classes.png", "sheet.png"):
-        assert min(Image.open(f"found/{name}").size) > 100
+        assert min(Image.open(sound.folder / name).size) > 100
 
 
 def spoil_missing(data: Data) -> None:
@@ -94,8 +116,8 @@ def spoil_all_labels(data: Data) -> None:
 DEFECTS = {
     "missing files": (
         spoil_missing,
-        ["missing pictures (1): {}/images/train/1.jpg; check --root_img"],
-        ["missing labels (1): {}/annotations/val/2.png; check --root_seg"],
+        ["missing pictures (1): {}/images/train/1.jpg; the source has moved"],
+        ["missing labels (1): {}/annotations/val/2.png; the source has moved"],
     ),
     "unreadable files": (
         spoil_unreadable,
@@ -103,12 +125,12 @@ DEFECTS = {
         ["unreadable labels (1): {}/annotations/train/2.png", "not a picture in PNG", "replace"],
     ),
     "another size": (spoil_size, ["annotations/train/1.png is 64 x 80", "1.jpg 80 x 64", "scale"]),
-    "colours": (spoil_colour, ["labels in colours (1): {}/annotations/train/1.png", "--make_list"]),
-    "names that lead out": (spoil_list, ["../elsewhere.jpg", "--root_img", "relative to"]),
+    "colours": (spoil_colour, ["labels in colours (1): {}/annotations/train/1.png", "indices"]),
+    "names that lead out": (spoil_list, ["../elsewhere.jpg", "folder of pictures", "relative to"]),
     "a leak": (spoil_split, ["train.txt", "val.txt", "(1)", "train/3.jpg = val/1.jpg", "take"]),
     "a value": (
         spoil_value,
-        ["value 9 (60 pixels in 6 labels: ", "train/4.png, …)", "from 1 to 4", "--num_class 9"],
+        ["value 9 (60 pixels in 6 labels: ", "train/4.png, …)", "from 1 to 4", "prepare"],
     ),
     "many values": (
         spoil_many_values,
@@ -121,8 +143,8 @@ DEFECTS = {
     ),
     "nothing labelled": (
         spoil_all_labels,
-        ["{}/train.txt: no label has a pixel"],
-        ["{}/val.txt: no label has a pixel"],
+        ["{}/train.txt: the labels have 0 of 4 classes"],
+        ["{}/val.txt: the labels have 0 of 4 classes"],
     ),
 }
 
@@ -162,29 +184,27 @@ def test_all_defects_are_found_in_one_pass(sound, script):
 
 
 @pytest.mark.slow
-def test_labels_that_count_from_0_are_told_from_those_that_count_from_1(sound, script):
-    args = options_of(sound)
-    result = script("prepare.py", *args, "--label_offset", "0")
-    assert result.code == 1
-    assert "value 4 (" in result.out and "from 0 to 3" in result.out
-    assert "--label_offset 1" in result.out
-
-    relabel(sound, lambda label: label - 1)
-    result = script("prepare.py", *args)
-    assert result.code == 1
-    assert "value 255 (" in result.out and "means unlabelled" in result.out
-    assert "--label_offset 0" in result.out
-
-    result = script("prepare.py", *args, "--label_offset", "0")
-    assert result.code == 0 and "unlabelled (value 255)" in result.out
-    assert result.out.rstrip().endswith("--label_offset 0")
-
-
-def test_classes_counted_from_0_without_anything_unlabelled_are_hinted_at(sound, script):
-    relabel(sound, lambda label: np.maximum(label, 1) - 1)
+def test_labels_may_count_from_0(sound, script):
+    write_data(sound, 0)
     result = script("prepare.py", *options_of(sound))
-    assert result.code == 0
-    assert "has (1): class 4; where 0 is the first class: --label_offset 0" in result.out
+    assert result.code == 1 and "value 4 (" in result.out and "from 0 to 3" in result.out
+    relabel(sound, lambda label: label - 1)
+    result = script("prepare.py", *options_of(sound))
+    assert result.code == 0 and "unlabelled (value 255)" in result.out
+
+
+@pytest.mark.slow
+def test_too_few_classes_are_never_ready(data, script):
+    rows = [f"{i},class {i},{i},0,0" for i in range(1, 9)]
+    (data.folder / "classes.csv").write_text("\n".join(["index,name,r,g,b", *rows]))
+    data = Data(data.folder, num_class=8)
+    write_data(data, 1)
+    result = script("prepare.py", *options_of(data))
+    assert result.code == 1 and "1. " in result.out and "have 3 of 8 classes" in result.out
+    assert script("prepare.py", *options_of(data), "--yes").code == 0
+    relabel(data, lambda label: label // 3)
+    result = script("prepare.py", *options_of(data), "--yes")
+    assert result.code == 1 and "train.txt: the labels have 1 of 8 classes" in result.out
 
 
 def test_unused_and_rare_classes_are_hints(data, script):
@@ -225,22 +245,15 @@ def test_sizes_and_shares_are_those_of_the_files(sound, script):
         assert rows[str(value)][2] == f"{(values == value).sum() / (values > 0).sum():.2%}"
 
 
-@pytest.mark.slow
-def test_a_single_list_is_checked_alone(sound, script):
-    args = options_of(sound)
-    at = args.index("--list_val")
-    result = script("prepare.py", *args[:at], *args[at + 2 :])
-    assert result.code == 0 and result.out.splitlines()[-1] == "ready"
-
-
 @pytest.mark.parametrize(
     ("args", "culprit"),
     [
-        ([], "--make_list"),
-        (["--list", "a", "--make_list", "b"], "--make_list"),
-        (["--list", "nowhere.txt"], "nowhere.txt"),
-        (["--list", "nowhere.txt", "--num_class", "0"], "--num_class"),
-        (["--list", "nowhere.txt", "--result", "/dev/null/a"], "--result"),
+        ([], "--data"),
+        (["--data", "nowhere"], "prepare.py SOURCE --data nowhere"),
+        (["nowhere", "--data", "mine"], "nowhere is no folder"),
+        (["nowhere", "--data", "mine", "--num_class", "0"], "--num_class"),
+        (["nowhere", "--data", "mine", "--list_class", "none.csv"], "nowhere"),
+        (["nowhere", "--data", "/dev/null/a"], "--data"),
     ],
 )
 def test_wrong_flags_are_one_line_and_exit_code_2(args, culprit, script):

@@ -1,0 +1,143 @@
+"""The files of a source, and what their names tell."""
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from common.data_file import DATA_FILE
+from common.images import FORMATS
+from utils import UserError
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+          "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
+# A word for a split as a part of a name: alone, or with a year, or with what the folder holds.
+SPLIT_WORD = re.compile(
+    r"(?:^|[_\-. ])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?:20\d\d)?"
+    r"(?=$|[_\-. ]|annot|image|img|mask|label)",
+    re.IGNORECASE,
+)
+SKIPPED_FOLDERS = {"__MACOSX"}  # beside the hidden ones
+MOST_TEXT = 2**31  # bytes of a text or JSON file
+
+
+class SourceFiles:
+    """The visible files of a folder and its subfolders, by name relative to it; sorted.
+
+    Hidden files and folders, folders that hold a prepared data set, and links in a circle are left
+    out.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, root: Path):
+        if not root.is_dir():
+            raise UserError(f"{root} is no folder")
+        self.root = root
+        self.names = sorted(walk(root))
+        self.images = [name for name in self.names if name.lower().endswith(FORMATS)]
+
+    def with_ending(self, ending: str) -> list[str]:
+        """The names that end so, in any case of letters."""
+        return [name for name in self.names if name.lower().endswith(ending)]
+
+    def first_named(self, *basenames: str) -> str | None:
+        """The first file, from the top, that is called like one of these."""
+        found = [name for name in self.names if name.rpartition("/")[2].lower() in basenames]
+        return min(found, key=lambda name: (name.count("/"), name), default=None)
+
+    def text(self, name: str) -> str:
+        """The text in a file.
+
+        Raises:
+            UserError: it is none.
+        """
+        path = self.root / name
+        try:
+            if path.stat().st_size > MOST_TEXT:
+                raise UserError(f"{path} has more than {MOST_TEXT:,} bytes")
+            return path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is no text in UTF-8") from error
+
+    def load_json(self, name: str) -> Any:
+        """The document in a JSON file.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return json.loads(self.text(name))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.root / name} is no JSON: {error}") from error
+
+    @cached_property
+    def by_basename(self) -> dict[str, list[str]]:
+        """The images by the last part of their name."""
+        return grouped((name.rpartition("/")[2], name) for name in self.images)
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """The images by their name without its ending."""
+        return grouped((os.path.splitext(name)[0], name) for name in self.images)
+
+    def find(self, named: str, near: str) -> str | None:
+        """The image that an annotation in the file `near` names; None if there is none, or two."""
+        named = named.strip().lstrip("./") if not os.path.isabs(named) else named
+        folder = near.rpartition("/")[0]
+        for place in (f"{folder}/{named}".lstrip("/"), named):
+            if place in self.by_basename.get(place.rpartition("/")[2], ()):
+                return place
+        candidates = self.by_basename.get(named.replace("\\", "/").rpartition("/")[2], [])
+        if len(candidates) > 1:  # the one whose folders fit, or that is in the same split
+            fitting = [name for name in candidates if f"/{name}".endswith(f"/{named}")]
+            candidates = fitting or [
+                name for name in candidates if split_of(name) == split_of(near, with_stem=True)
+            ]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def image_with_stem(self, stem: str) -> str | None:
+        """The image of a name without its ending."""
+        return next(iter(self.by_stem.get(stem, ())), None)
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Names of visible files below a folder; each real folder once."""
+    seen = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen or (DATA_FILE in names and Path(folder) != root):
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name not in SKIPPED_FOLDERS
+        )
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in names:
+            if not name.startswith("."):
+                yield name if relative == "." else f"{relative}/{name}"
+
+
+def split_of(name: str, with_stem: bool = False) -> str:
+    """The split that the folders of a file tell, and with `with_stem` its own name; or ""."""
+    parts = os.path.splitext(name)[0].split("/")
+    for part in parts if with_stem else parts[:-1]:
+        if found := SPLIT_WORD.search(part):
+            return SPLITS[found[1].lower()]
+    return ""
+
+
+def grouped(items: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Values by key."""
+    groups = defaultdict(list)
+    for key, value in items:
+        groups[key].append(value)
+    return groups

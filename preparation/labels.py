@@ -1,0 +1,232 @@
+"""Read the label of a picture, whatever form it has: values, colours, or both.
+
+A label is read whole; nothing is written. Values are what the file holds: what they mean is decided
+for all labels together (`meaning.py`).
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from common.images import (
+    MAX_PIXELS,
+    PNG_PALETTE,
+    PNG_SIGNATURE,
+    ColourError,
+    UnreadableError,
+    read_bytes,
+    read_values,
+)
+
+GREYS = np.arange(256, dtype=np.int32) * 0x010101
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """What a label holds.
+
+    Attributes:
+        values: H x W, of any integer type; None where a pixel's colour has no grey.
+        colours: H x W, 0xRRGGBB, int32; None where the label has no colours.
+    """
+
+    values: np.ndarray | None
+    colours: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Label(ABC):
+    """The label of a picture.
+
+    Attributes:
+        path: of its file, or of the file that holds those of all pictures.
+        is_drawn: whether it is drawn from annotations, rather than an image itself.
+    """
+
+    path: str
+    is_drawn: ClassVar[bool] = True
+
+    @abstractmethod
+    def read(self) -> LabelImage:
+        """The label.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class LabelFile(Label):
+    """A label that is an image: grey, with a palette, or in colours."""
+
+    is_drawn = False
+
+    def read(self) -> LabelImage:
+        """Its values, its colours, or both: those of a palette, or of greys in three channels."""
+        content = read_bytes(self.path)
+        if content.startswith(PNG_SIGNATURE):
+            try:
+                values = read_values(self.path)
+            except ColourError:
+                return from_image(open_image(content, self.path))
+            palette = palette_of(content, self.path)
+            return LabelImage(values, None if palette is None else palette[values])
+        return from_image(open_image(content, self.path))
+
+
+@dataclass(frozen=True)
+class BinaryFiles(Label):
+    """A label of several masks, one or more for each class: what is bright is of the class.
+
+    Args:
+        path: the first mask.
+        masks: (value, path of the mask), in the order in which they cover one another.
+    """
+
+    masks: tuple[tuple[int, str], ...]
+
+    def read(self) -> LabelImage:
+        """Values: those of the masks, and 0 where there is none."""
+        label: np.ndarray | None = None
+        for value, path in self.masks:
+            mask = np.asarray(open_image(read_bytes(path), path).convert("L")) > 127
+            if label is None:
+                label = np.zeros(mask.shape, np.uint16)
+            if mask.shape != label.shape:
+                raise UnreadableError(f"{path} has another size than {self.path}")
+            label[mask] = value
+        return LabelImage(label)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An area of a class.
+
+    Attributes:
+        value: the class's.
+        points: x, y, x, y, … of its outline, in pixels; two points of a box or circle.
+        kind: "polygon", "rectangle" or "circle" (the centre, a point on it).
+    """
+
+    value: int
+    points: tuple[float, ...]
+    kind: str = "polygon"
+
+
+@dataclass(frozen=True)
+class Shapes(Label):
+    """A label of outlines, later ones over earlier ones; 0 where there is none.
+
+    Args:
+        path: the file of the annotations.
+        size: (height, width) of the picture.
+        shapes: the outlines.
+    """
+
+    size: tuple[int, int]
+    shapes: tuple[Shape, ...]
+
+    def read(self) -> LabelImage:
+        """Values; a pixel belongs to an outline that goes through it, as in labelme."""
+        image = Image.new("I", self.size[::-1])
+        draw = ImageDraw.Draw(image)
+        for shape in self.shapes:
+            points = list(zip(shape.points[::2], shape.points[1::2], strict=True))
+            if shape.kind == "polygon":
+                draw.polygon(points, fill=shape.value, outline=shape.value)
+            elif shape.kind == "rectangle":
+                (x, y), (x2, y2) = points
+                corners = [(min(x, x2), min(y, y2)), (max(x, x2), max(y, y2))]
+                draw.rectangle(corners, fill=shape.value, outline=shape.value)
+            else:
+                (x, y), (x2, y2) = points
+                radius = np.hypot(x2 - x, y2 - y)
+                box = [(x - radius, y - radius), (x + radius, y + radius)]
+                draw.ellipse(box, fill=shape.value, outline=shape.value)
+        return LabelImage(np.asarray(image).astype(np.uint16))
+
+
+@dataclass(frozen=True)
+class CodedMasks(Label):
+    """A label of COCO's annotations: later ones over earlier ones; 0 where there is none.
+
+    Args:
+        path: the file of the annotations.
+        size: (height, width) of the picture.
+        masks: (value, COCO's segmentation: polygons, or a run-length code).
+    """
+
+    size: tuple[int, int]
+    masks: Sequence[tuple[int, list | dict]]
+
+    def read(self) -> LabelImage:
+        """Values, by COCO's own rasteriser."""
+        from pycocotools import mask as coco  # type: ignore[import-untyped]  # optional
+
+        label = np.zeros(self.size, np.uint16)
+        for value, segmentation in self.masks:
+            try:
+                if isinstance(segmentation, list):
+                    code = coco.merge(coco.frPyObjects(segmentation, *self.size))
+                elif isinstance(segmentation["counts"], list):
+                    code = coco.frPyObjects(segmentation, *self.size)
+                else:
+                    code = segmentation
+                label[coco.decode(code).astype(bool)] = value
+            except Exception as error:  # a dozen kinds, of a wrong annotation
+                raise UnreadableError(f"{self.path}: a segmentation is wrong: {error}") from error
+        return LabelImage(label)
+
+
+def open_image(content: bytes, path: str) -> Image.Image:
+    """An image of any format that Pillow knows, as it is stored.
+
+    Raises:
+        UnreadableError: it cannot be decoded, or promises more than `MAX_PIXELS`.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableError(f"{path} promises more than {MAX_PIXELS:,} pixels")
+        image.load()
+    except UnreadableError:
+        raise
+    except Exception as error:  # Pillow has half a dozen classes for what may be wrong with a file
+        raise UnreadableError(f"{path} is no image that can be decoded: {error}") from error
+    return image
+
+
+def from_image(image: Image.Image) -> LabelImage:
+    """Values and colours of an image as it is stored: an alpha channel says nothing."""
+    if image.mode in ("P", "PA"):
+        values = np.asarray(image if image.mode == "P" else image.convert("P"))
+        return LabelImage(values, packed_palette(image)[values])
+    if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image.convert("L") if image.mode == "LA" else image)
+        if image.mode in ("1", "F"):  # fractions are no classes, and their whole parts soft values
+            values = values.astype(np.int32)
+        return LabelImage(values)
+    channels = np.asarray(image.convert("RGB")).astype(np.int32)
+    red, green, blue = np.moveaxis(channels, 2, 0)
+    is_grey = bool(((red == green) & (green == blue)).all())
+    return LabelImage(red if is_grey else None, red << 16 | green << 8 | blue)
+
+
+def palette_of(content: bytes, path: str) -> np.ndarray | None:
+    """The palette of a PNG, 256 codes 0xRRGGBB; None if it has none."""
+    if content[25] != PNG_PALETTE:
+        return None
+    return packed_palette(open_image(content, path))
+
+
+def packed_palette(image: Image.Image) -> np.ndarray:
+    """The colours of an image's palette, 256 codes 0xRRGGBB; black where it has fewer."""
+    channels = np.zeros((256, 3), np.int32)
+    known = np.asarray(image.getpalette("RGB"), np.int32).reshape(-1, 3)
+    channels[: len(known)] = known
+    return channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]

@@ -1,0 +1,129 @@
+"""Read a source: recognise its form, its classes and its splits."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.classes import ROOT
+from preparation import annotations, matching
+from preparation.conversion import unique_names
+from preparation.files import SourceFiles
+from preparation.matching import Found
+from preparation.splits import complete, use_lists
+from preparation.survey import Pair
+from preparation.tables import ClassRow, ClassTable, parse_table, read_table
+from utils import UserError, abbreviate
+
+# What class tables are called where tools write them.
+TABLE_NAMES = (
+    "labelmap.txt", "label_map.txt", "class_names.txt", "classes.txt", "_classes.csv",
+    "classes.csv", "class_dict.csv", "class_dict_seg.csv", "label_colors.txt", "label_colors.csv",
+    "labels.txt", "colors.csv", "objectinfo150.txt", "objectinfo150.csv",
+)  # fmt: skip
+CITYSCAPES = ROOT / "data/cityscapes_classes.csv"
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How to read sources.
+
+    Attributes:
+        list_class: path of a class table; None: the source's own.
+        label_name: how labels are called, with {stem} for their picture's name; None: look.
+        val_fraction: share of the pictures for validation; None: the source's, or a fifth.
+        seed: of what is drawn.
+    """
+
+    list_class: str | None = None
+    label_name: str | None = None
+    val_fraction: float | None = None
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was read.
+
+    Attributes:
+        table: of its classes, if there is one.
+        pairs: its pictures and labels, all with a split.
+        remarks: what it was recognised as, what was left out, what was drawn.
+    """
+
+    table: ClassTable | None
+    pairs: list[Pair]
+    remarks: list[str]
+
+
+def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Source:
+    """Read one source; `prefix` begins the names of its pictures.
+
+    Raises:
+        UserError: its form is not known, or it is damaged.
+    """
+    files = SourceFiles(root)
+    found = annotations.recognise(files) if settings.label_name is None else None
+    found = found or matching.match(files, settings.label_name)
+    use_lists(files, found)
+    complete(found, settings.val_fraction, settings.seed)
+    if len(found.pairs) < 2:
+        raise UserError(matching.too_few(files, found))
+    table = found.table if settings.list_class is None else read_table(settings.list_class)
+    table = table or table_in(files, found)
+    left_out = [
+        f"{what}, left out ({len(names)}): {abbreviate(names)}"
+        for what, names in found.left_out.items()
+    ]
+    where = f"; classes: {table.path}" if table else ""
+    remarks = [f"{root}: {found.form}: {len(found.pairs):,} pairs{where}"]
+    names = unique_names([pair.picture for pair in found.pairs], prefix)
+    pairs = [
+        Pair(str(root / pair.picture), pair.label, name, pair.split)
+        for pair, name in zip(found.pairs, names, strict=True)
+    ]
+    return Source(table, pairs, [*remarks, *left_out, *found.remarks])
+
+
+def table_in(files: SourceFiles, found: Found) -> ClassTable | None:
+    """The class table that a source has, or that the names of its labels tell.
+
+    Raises:
+        UserError: what is called like one is none.
+    """
+    names = [os.path.basename(pair.label.path) for pair in found.pairs]
+    for end, column in (("_labelTrainIds.png", "train_id"), ("_labelIds.png", "id")):
+        if all(name.endswith(end) for name in names):
+            return cityscapes(column)
+    name = files.first_named(*TABLE_NAMES)
+    if name is None:
+        return None
+    try:
+        return parse_table(files.text(name), str(files.root / name))
+    except UserError as error:
+        raise UserError(f"{error}; or name a table by --list_class") from error
+
+
+def cityscapes(column: str) -> ClassTable:
+    """Cityscapes' 19 classes by their values in labels of one kind; other values are unlabelled."""
+    with CITYSCAPES.open(newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    rows = [
+        ClassRow(
+            record["name"],
+            int(record[column]),
+            [int(record["r"]) << 16 | int(record["g"]) << 8 | int(record["b"])],
+        )
+        for record in records
+    ]
+    known = {row.value for row in rows}
+    rows += [ClassRow("ignored", value) for value in range(34) if value not in known]
+    return ClassTable("Cityscapes' table", rows)
+
+
+def prefixes(roots: Sequence[Path]) -> list[str]:
+    """What begins the names of pictures, where there are several sources: their folders' names."""
+    if len(roots) == 1:
+        return [""]
+    return [f"{name}/" for name in unique_names([root.resolve().name for root in roots])]

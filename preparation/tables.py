@@ -1,0 +1,262 @@
+"""Class tables in the forms that labelling tools write: names, values and colours of the classes.
+
+A table is text with a class a row: comma, semicolon, tab or blanks between columns, in any order,
+with or without a header. Colours are three columns, or one such as `128,0,0` or `#800000`. CVAT's
+`labelmap.txt` and the `names` of YOLO's `data.yaml` are tables, too.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.classes import ADE20K_CLASSES, LONGEST_NAME, ROOT
+from common.images import MAX_VALUE
+from utils import UserError
+
+MOST_ROWS = MAX_VALUE + 1
+# Columns by what headers call them, in lower case without blanks and underscores.
+HEADERS = {
+    "value": ("value", "pixelvalue", "id", "classid", "labelid", "index", "idx", "trainid"),
+    "name": ("name", "class", "classname", "category", "label", "labelname", "classes"),
+    "r": ("r", "red"),
+    "g": ("g", "green"),
+    "b": ("b", "blue"),
+    "colour": ("color", "colour", "rgb", "hex", "colorrgb"),
+}
+# Names of what is no class: their pixels are unlabelled.
+UNLABELLED_NAMES = {
+    "void", "ignore", "ignored", "ignoreregion", "unlabelled", "unlabeled", "unannotated",
+    "invalid", "dontcare", "outofroi", "boundary",
+}  # fmt: skip
+HEX = re.compile(r"#?([0-9a-fA-F]{6})")
+TRIPLE = re.compile(r"[(\[]?\s*(\d+)\s*[,; ]\s*(\d+)\s*[,; ]\s*(\d+)\s*[)\]]?")
+
+
+@dataclass
+class ClassRow:
+    """A class of a table.
+
+    Attributes:
+        name: as it is shown.
+        value: in labels of values, if the table tells.
+        colours: in labels of colours, 0xRRGGBB; none, one or several.
+    """
+
+    name: str
+    value: int | None = None
+    colours: list[int] = field(default_factory=list)
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether the name says that this is no class."""
+        return plain(self.name) in UNLABELLED_NAMES
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Classes in the order of their table.
+
+    Attributes:
+        path: where the table is, for messages.
+        rows: the classes, each name once.
+    """
+
+    path: str
+    rows: list[ClassRow]
+
+    @property
+    def counted_from_1(self) -> bool:
+        """Whether values are 1…N: then they may be numbers of rows rather than values in labels."""
+        return [row.value for row in self.rows] == list(range(1, len(self.rows) + 1))
+
+
+def read_table(path: str | Path) -> ClassTable:
+    """A class table.
+
+    Raises:
+        UserError: the file is no such table; the row and column that are wrong are named.
+    """
+    file = ROOT / path if path == ADE20K_CLASSES else Path(path)
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"the class table {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"the class table {path} is no text in UTF-8") from error
+    return parse_table(content, str(path))
+
+
+def parse_table(content: str, path: str) -> ClassTable:
+    """The class table in a text; `path` is where it came from.
+
+    Raises:
+        UserError: as `read_table`.
+    """
+    lines = [line.strip() for line in content.splitlines()]
+    lines = [line for line in lines if line and not re.match(r"#(?![0-9a-fA-F]{6}\b)", line)]
+    if not lines:
+        raise UserError(f"the class table {path} is empty")
+    if len(lines) > MOST_ROWS:
+        raise UserError(f"the class table {path} has {len(lines):,} rows; labels have 16 bits")
+    if all(re.fullmatch(r"[^:]+:(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines):  # CVAT
+        cells = [line.split(":")[:2] for line in lines]
+        return merged(path, enumerate(({"name": n, "colour": c} for n, c in cells), 1))
+    cells = split_cells(lines)
+    names = [column_of(cell) for cell in cells[0]]
+    first = 1
+    if "name" in names and not any(is_number(cells[0], i) for i in range(len(names))):
+        cells, first = cells[1:], 2
+    else:
+        names = guess_columns(cells, path)
+    rows = ({name: cell for name, cell in zip(names, row, strict=False) if name} for row in cells)
+    return merged(path, enumerate(rows, first))
+
+
+def split_cells(lines: Sequence[str]) -> list[list[str]]:
+    """The cells of each line; columns are divided by what divides all lines alike."""
+    for delimiter in (";", "\t", ","):
+        if all(delimiter in line for line in lines):
+            # A comma may divide columns, or the channels of a colour beside a tab or semicolon.
+            return [
+                [cell.strip() for cell in row]
+                for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+            ]
+    # Blanks divide numbers from one another and from a name, which may have blanks itself.
+    number = r"#?\b(?:\d+|[0-9a-fA-F]{6})\b"
+    cells = []
+    for line in lines:
+        head = re.match(rf"(?:{number}[\s,]+)*", line)
+        assert head is not None  # it may be empty
+        rest = line[head.end() :]
+        tail = re.search(rf"(?:[\s,]+{number})*$", rest)
+        assert tail is not None
+        parts = [*re.split(r"[\s,]+", head[0].strip(" \t,")), rest[: tail.start()].strip()]
+        parts += re.split(r"[\s,]+", tail[0].strip(" \t,"))
+        cells.append([part for part in parts if part])
+    return cells
+
+
+def column_of(cell: str) -> str:
+    """What a header's cell names: a key of `HEADERS`, or ""."""
+    word = plain(cell)
+    return next((name for name, words in HEADERS.items() if word in words), "")
+
+
+def is_number(row: Sequence[str], column: int) -> bool:
+    """Whether a row has a whole number in a column."""
+    return column < len(row) and row[column].lstrip("-").isdigit()
+
+
+def guess_columns(cells: Sequence[Sequence[str]], path: str) -> list[str]:
+    """What the columns of a table without header are: one is text, three are a colour.
+
+    Raises:
+        UserError: that cannot be told.
+    """
+    width = max(map(len, cells))
+    numbers = [i for i in range(width) if all(is_number(row, i) for row in cells)]
+    colours = [
+        i
+        for i in range(width)
+        if i not in numbers and all(len(row) > i and parse_colour(row[i]) for row in cells)
+    ]
+    texts = [i for i in range(width) if i not in numbers and i not in colours]
+    if len(texts) > 1 or len(numbers) not in (0, 1, 3, 4) or len(colours) > 1:
+        raise UserError(
+            f"the class table {path} has columns that cannot be told apart; give them a header, "
+            "such as value,name,r,g,b"
+        )
+    names = [""] * width
+    for i in texts:
+        names[i] = "name"
+    for i in colours:
+        names[i] = "colour"
+    if len(numbers) % 2:  # 1: a value; 3: a colour
+        wanted = ["value"] if len(numbers) == 1 else ["r", "g", "b"]
+    else:  # the value stands first, or last
+        wanted = ["value", "r", "g", "b"] if numbers[:1] == [0] else ["r", "g", "b", "value"]
+    for i, name in zip(numbers, wanted, strict=False):
+        names[i] = name
+    return names
+
+
+def merged(path: str, rows: Iterable[tuple[int, dict[str, str]]]) -> ClassTable:
+    """The table of rows by their number in the file; rows of one name are one class.
+
+    Raises:
+        UserError: a row is wrong, or two classes cannot be told apart.
+    """
+    classes: dict[str, ClassRow] = {}
+    values: dict[int, str] = {}
+    owners: dict[int, str] = {}
+    for number, cells in rows:
+        where = f"the class table {path}, row {number}"
+        row = parse_row(cells, where)
+        known = classes.setdefault(row.name, row)
+        if known is not row:
+            if row.value is not None and row.value != known.value:
+                raise UserError(f"{where}: {row.name} has the values {known.value} and {row.value}")
+            known.colours += row.colours
+        if row.value is not None and values.setdefault(row.value, row.name) != row.name:
+            raise UserError(f"{where}: {values[row.value]} has the value {row.value}, too")
+        for code in row.colours:
+            if owners.setdefault(code, row.name) != row.name:
+                raise UserError(f"{where}: {owners[code]} and {row.name} look the same")
+    return ClassTable(path, list(classes.values()))
+
+
+def parse_row(cells: dict[str, str], where: str) -> ClassRow:
+    """The class of one row, given its cells by column; `where` begins the message of an error.
+
+    Raises:
+        UserError: a cell is missing or wrong.
+    """
+    value = None
+    if "value" in cells:
+        value = whole(cells["value"], f"{where}: the value", MAX_VALUE)
+    name = cells.get("name", "" if value is None else f"class {value}").strip()
+    if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise UserError(f"{where}: {name!r:.80} is no plain and short name")
+    colours = []
+    if channels := [c for c in "rgb" if c in cells]:
+        if len(channels) < 3:
+            raise UserError(f"{where}: a colour has the columns r, g and b, here {channels}")
+        r, g, b = (whole(cells[c], f"{where}: {c}", 255) for c in "rgb")
+        colours = [r << 16 | g << 8 | b]
+    elif cells.get("colour"):
+        colour = parse_colour(cells["colour"])
+        if colour is None:
+            raise UserError(f"{where}: {cells['colour']!r:.40} is no colour, such as #ff8000")
+        colours = [colour]
+    return ClassRow(name, value, colours)
+
+
+def whole(text: str, what: str, highest: int) -> int:
+    """A whole number of 0…highest.
+
+    Raises:
+        UserError: the text is none.
+    """
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise UserError(f"{what} is {text!r:.40}, which is no whole number")
+    if int(text) > highest:
+        raise UserError(f"{what} is {text}; the highest is {highest}")
+    return int(text)
+
+
+def parse_colour(text: str) -> int | None:
+    """The colour 0xRRGGBB that a cell such as #800000 or 128,0,0 names; None if it is none."""
+    if found := HEX.fullmatch(text.strip()):
+        return int(found[1], 16)
+    found = TRIPLE.fullmatch(text.strip())
+    if found is None or max(map(int, found.groups())) > 255:
+        return None
+    r, g, b = map(int, found.groups())
+    return r << 16 | g << 8 | b
+
+
+def plain(text: str) -> str:
+    """A word in lower case, without what stands between its parts."""
+    return re.sub(r"[\W_]+", "", text.casefold())
