@@ -12,8 +12,6 @@ BIN := .venv/bin
 
 # Settings that learn something in a few minutes on two cores: a learning rate for training from
 # scratch, and crops of 128 pixels, which suit the fast convolutions of models/winograd.py.
-SAMPLE := --list_train data/sample/train.txt --list_val data/sample/val.txt \
-	--root_img data/sample/images --root_seg data/sample/annotations
 RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 --segSize 128 \
 	--batch_size_per_gpu 8 --num_epoch 11 --eval_epoch 4 \
 	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
@@ -32,7 +30,7 @@ setup: .venv/ready
 demo: setup
 	rm -rf ckpt/demo vis/demo result/demo
 	$(BIN)/python data/make_sample.py
-	$(BIN)/python train.py --id demo $(SAMPLE) $(RECIPE)
+	$(BIN)/python train.py --id demo --data data/sample $(RECIPE)
 	$(BIN)/python eval.py --id demo --visualize 1
 	$(BIN)/python test.py --id demo --test_img $(HELD_OUT) --imgSize -1 --result result/demo
 	@echo "Pictures: vis/demo (while training), result/demo (in the end); curves: ckpt/demo"

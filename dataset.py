@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +29,6 @@ Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
 MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
 MAX_DRAWS = 100  # of pictures until one can be read
-WHERE_FROM = "./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 
 class SegmentationDataset(Dataset):
@@ -78,11 +78,12 @@ class SegmentationDataset(Dataset):
         """
         looked_up = range(0, len(self), math.ceil(len(self) / MAX_LOOKED_UP))
         files = [path for i in looked_up for path in self.paths(i)]
-        absent = [str(path) for path in files if not os.path.isfile(path)]
+        absent = [path for path in files if not os.path.isfile(path)]
         if absent:
             raise UserError(
                 f"{len(absent)} of {len(files)} files that {self.list_file} names are absent: "
-                f"{abbreviate(absent)}; check --root_img and --root_seg; {WHERE_FROM}"
+                f"{abbreviate([str(path) for path in absent])}; {what_is_there(absent[0])}check "
+                f"--root_img and --root_seg{where_from(self.list_file)}"
             )
 
     def __len__(self) -> int:
@@ -287,7 +288,8 @@ def read_list(path: str | Path, limit: int = -1, repeats: bool = True) -> Listed
         content = Path(path).read_bytes()
         content.decode()
     except OSError as error:
-        raise UserError(f"cannot read the list {path}: {error.strerror}; {WHERE_FROM}") from error
+        where = where_from(path)
+        raise UserError(f"cannot read the list {path}: {error.strerror}{where}") from error
     except ValueError as error:  # of its content or, where settings are damaged, of its name
         raise UserError(f"the list {path} is no text in UTF-8, naming a picture a line") from error
     names = ListedNames(content)
@@ -300,6 +302,29 @@ def read_list(path: str | Path, limit: int = -1, repeats: bool = True) -> Listed
     if limit != -1:
         names.bounds = names.bounds[:limit]
     return names
+
+
+def what_is_there(absent: Path) -> str:
+    """Which file a list may have meant by one that is not there, as the beginning of a clause."""
+    try:
+        names = sorted(os.listdir(absent.parent))
+    except OSError:
+        return f"there is no folder {absent.parent}: "
+    # A list may leave the ending out, and then a label's name is right.
+    stems = {absent.stem.casefold(), absent.name.casefold()}
+    alike = [name for name in names if os.path.splitext(name)[0].casefold() in stems]
+    if alike:
+        return f"{absent.parent / alike[0]} is there: a list has whole names, labels are .png; "
+    endings = Counter(os.path.splitext(name)[1] or "no ending" for name in names)
+    found = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(3))
+    return f"{absent.parent} has {found or 'nothing'}; "
+
+
+def where_from(path: str | Path) -> str:
+    """Where the files of ADE20K's lists come from, as the end of a sentence; nothing for others."""
+    if not Path(path).name.startswith("ADE20K_object150_"):
+        return ""
+    return "; ./download_ADE20K.sh fetches ADE20K, `make demo` runs on a sample"
 
 
 def to_item(picture: np.ndarray, label: np.ndarray, name: str) -> Item:

@@ -3,8 +3,9 @@
 #
 # Fetches ADE20K (MIT scene parsing, 20,210 training and 2,000 validation pictures), unpacks it to
 # data/ADEChallengeData2016/ beside this script, and lists its pictures by their paths under images/
-# in data/ADE20K_object150_train.txt and data/ADE20K_object150_val.txt. After an interruption, run
-# it again: it goes on where it stopped. Run one at a time. The archive is removed at the end.
+# in data/ADE20K_object150_train.txt and data/ADE20K_object150_val.txt. data.json in that folder names
+# all for `train.py --data data/ADEChallengeData2016`. After an interruption, run it again: it goes
+# on where it stopped. Run one at a time. The archive is removed at the end.
 #
 # Environment:
 #   ADE20K_URL      address of the archive, for a mirror
@@ -104,6 +105,16 @@ write_list() {
   say "Wrote $list, $(($(wc -l <"$list"))) pictures."
 }
 
+write_data() {
+  local table=$here/data/ADE20K_object150_classes.csv
+  if [ "$dir" = "$here/data" ]; then table=../ADE20K_object150_classes.csv; fi
+  printf '{\n  %s,\n  %s,\n  "list_class": "%s",\n  %s,\n  %s,\n  "lists": {%s, %s}\n}\n' \
+    '"num_class": 150' '"label_offset": 1' "$table" \
+    '"root_img": "images"' '"root_seg": "annotations"' \
+    '"train": "../ADE20K_object150_train.txt"' '"val": "../ADE20K_object150_val.txt"' \
+    >"$dir/$name/data.json"
+}
+
 if [ -d "$dir/$name" ]; then
   say "ADE20K is already in $dir/$name, nothing to download."
 else
@@ -116,6 +127,7 @@ else
 fi
 write_list train training
 write_list val validation
+write_data
 if [ -f "$zip" ]; then
   rm "$zip"
   say "All is in place, removed $zip."

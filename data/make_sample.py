@@ -3,11 +3,13 @@
     python data/make_sample.py --out ./data/sample
 
 The pictures go to OUT/images/{training,validation}, their labels (8-bit, ADE20K's class index, 0 =
-unlabelled) to OUT/annotations, and the lists of pictures to OUT/train.txt and OUT/val.txt. The same
-seed gives the same files with any number of processes.
+unlabelled) to OUT/annotations, and the lists of pictures to OUT/train.txt and OUT/val.txt.
+OUT/data.json names them for `train.py --data OUT`. The same seed gives the same files with any
+number of processes.
 """
 
 import argparse
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,6 +22,7 @@ from scenes import render_scene
 FOLDERS = {"train": "training", "val": "validation"}
 JPEG_QUALITY = 92
 SMALLEST_SIDE = 64
+CLASSES = Path(__file__).parent / "ADE20K_object150_classes.csv"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,6 +77,15 @@ def main() -> None:
         for split, count in counts.items():
             names = pool.map(write, repeat(split), range(1, count + 1), chunksize=4)
             (options.out / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    content = {
+        "num_class": 150,
+        "label_offset": 1,
+        "list_class": Path(os.path.relpath(CLASSES, options.out)).as_posix(),
+        "root_img": "images",
+        "root_seg": "annotations",
+        "lists": {split: f"{split}.txt" for split in counts},
+    }
+    (options.out / "data.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"{counts['train']} training and {counts['val']} validation scenes are in {options.out}")
 
 

@@ -11,17 +11,19 @@ import numpy as np
 
 from common.classes import distinct_colours
 from common.images import MAX_VALUE, unlabelled_value
+from preparation.soft_values import INSIDE, has_soft_values, nearest_value, own_values
 from preparation.survey import MOST_CODES, Survey, Tally, named
 from preparation.tables import ClassRow, ClassTable, plain
 from utils import abbreviate
 
 IGNORED = (255, MAX_VALUE)  # values that mean unlabelled by convention
 MOST_GUESSED = 256  # classes that labels may suggest without a table
-RAMPS = 0.1  # share of neighbours that rise or fall twice, above which labels were interpolated
-LEAST_STEPS = 200  # triples whose share says something
-SOFT = 0.2  # share of a code's pixels that are inside, below which only edges have it
-LEAST_GAP = 16  # between values, which interpolation cannot bridge unseen
 NEAR = 48  # distance of colours that may be the same
+INTERPOLATED = (
+    "the labels were scaled with interpolation or stored with loss: along edges they hold values "
+    "in between, which may be those of other classes; scale labels by the nearest pixel, and "
+    "store them as PNG"
+)
 CLEAR = 1.15  # how much better one way of turning labels has to fit
 
 
@@ -155,7 +157,7 @@ def colour_owners(
         check_count(meaning, table, answers)
         owners = {code: -1 for row in table.rows if row.is_unlabelled for code in row.colours}
         return owners | {code: i for i, row in enumerate(meaning.rows) for code in row.colours}
-    main = [code for code in sorted(found) if found[code].inside >= SOFT * found[code].pixels]
+    main = [code for code in sorted(found) if found[code].inside >= INSIDE * found[code].pixels]
     if len(main) > MOST_GUESSED or not main:
         meaning.questions.append(
             f"the labels are in {len(found):,} colours: are these labels? Give a table of their "
@@ -183,53 +185,50 @@ def decide_values(
     if len(tallies) > MOST_CODES:
         meaning.questions.append("the labels hold more than 65,536 values: these are no classes")
         return
-    main = [v for v in sorted(tallies) if tallies[v].inside >= SOFT * tallies[v].pixels]
-    soft: dict[int, int] = {}
-    if found.steps[1] > RAMPS * max(found.steps[0], LEAST_STEPS):
-        if not harden(meaning, tallies, main, answers):
+    has_values = table and not table.counted_from_1 and all(r.value is not None for r in table.rows)
+    soft: dict[int, int | None] = {}
+    if has_soft_values(found):
+        given = [row.value for row in table.rows] if table and has_values else []
+        own = own_values(tallies, [value for value in given if value is not None])
+        soft = {v: nearest_value(v, own) for v in tallies if v not in own} if own else {}
+        if not own:
+            meaning.questions.append(INTERPOLATED)
             return
-        soft = {v: min(main, key=lambda m: abs(m - v)) for v in tallies if v not in main}
+        if soft and not accept_soft(meaning, tallies, own, answers):
+            return
     values = [v for v in sorted(tallies) if v not in soft and v not in answers.ignore]
     if table is None and answers.num_class is not None:
         rows = [ClassRow(f"class {i}") for i in range(1, answers.num_class + 1)]
         table = ClassTable("--num_class", rows)
     if table is None:
         suggest(meaning, values, answers)
-    elif not table.counted_from_1 and all(row.value is not None for row in table.rows):
+    elif has_values:
         use_values(meaning, tallies, values, table, answers)
     else:
         use_order(meaning, tallies, values, table, answers)
     meaning.classes |= {v: -1 for v in answers.ignore if v in tallies}
     known = meaning.classes
-    meaning.classes = known | {v: known[near] for v, near in soft.items() if near in known}
+    meaning.classes = known | {v: known.get(near, -1) for v, near in soft.items()}
     give_colours(meaning, found)
 
 
-def harden(
-    meaning: Meaning, tallies: dict[int, Tally], main: Sequence[int], answers: Answers
+def accept_soft(
+    meaning: Meaning, tallies: dict[int, Tally], own: Sequence[int], answers: Answers
 ) -> bool:
-    """Whether values that interpolation or lossy storage made can be told from classes' own."""
-    gap = min(np.diff(main), default=0)
-    count = len(tallies) - len(main)
-    if len(main) < 2 or gap < LEAST_GAP:
-        meaning.questions.append(
-            "the labels were scaled with interpolation or stored with loss: along edges they hold "
-            "values in between, which may be those of other classes; scale labels by the nearest "
-            "pixel, and store them as PNG"
-        )
-        return False
-    pixels, every = (
-        sum(tallies[v].pixels for v in codes) for codes in ({*tallies} - {*main}, tallies)
-    )
+    """Whether values beside the classes' own may become the nearest class."""
+    count = len(tallies) - len(own)
+    every = sum(tally.pixels for tally in tallies.values())
+    share = 1 - sum(tallies[value].pixels for value in own) / every
     text = (
-        f"{count:,} values occur only along edges, where interpolation or lossy storage made them "
-        f"({pixels / every:.2%} of the pixels)"
+        f"{count:,} values beside {listed(own)} come of interpolation or lossy storage, and have "
+        f"{share:.2%} of the pixels"
     )
+    way_out = "the nearest of these" + " or, in between, unlabelled" * (len(own) > 2)
     if answers.yes:
-        meaning.remarks.append(f"{text}: each becomes the nearest of {listed(main)}")
-        return True
-    meaning.questions.append(f"{text}; --yes makes each the nearest of {listed(main)}")
-    return False
+        meaning.remarks.append(f"{text}: each becomes {way_out}")
+    else:
+        meaning.questions.append(f"{text}; --yes makes each {way_out}")
+    return answers.yes
 
 
 def use_values(

@@ -108,6 +108,7 @@ class Survey:
         steps: as in `LabelFacts`, of all labels.
         turns: pictures that EXIF turns, by their place: how well they fit, as in `LabelFacts`.
         defects: why labels cannot be read, by their place.
+        is_lossy: whether some labels are JPEGs.
     """
 
     values: dict[int, Tally] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Survey:
     steps: tuple[int, int] = (0, 0)
     turns: dict[int, tuple[float, float]] = field(default_factory=dict)
     defects: dict[int, str] = field(default_factory=dict)
+    is_lossy: bool = False
 
     def add(self, place: int, facts: LabelFacts, label: str) -> None:
         """Count one label."""
@@ -140,6 +142,7 @@ class Survey:
         self.steps = (self.steps[0] + facts.steps[0], self.steps[1] + facts.steps[1])
         if facts.turn is not None:
             self.turns[place] = facts.turn
+        self.is_lossy |= label.lower().endswith((".jpg", ".jpeg"))
 
 
 class FactsDataset(Dataset):

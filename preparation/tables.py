@@ -9,6 +9,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from common.classes import ADE20K_CLASSES, LONGEST_NAME, ROOT
@@ -123,19 +124,27 @@ def split_cells(lines: Sequence[str]) -> list[list[str]]:
                 [cell.strip() for cell in row]
                 for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
             ]
-    # Blanks divide numbers from one another and from a name, which may have blanks itself.
-    number = r"#?\b(?:\d+|[0-9a-fA-F]{6})\b"
+    # Blanks divide numbers from a name, which may have blanks and numbers itself: as many words
+    # are numbers as in all rows.
+    words = [line.split() for line in lines]
+    first = min(len(list(takewhile(is_code, row))) for row in words)
+    last = min(len(list(takewhile(is_code, row[first:][::-1]))) for row in words)
     cells = []
-    for line in lines:
-        head = re.match(rf"(?:{number}[\s,]+)*", line)
-        assert head is not None  # it may be empty
-        rest = line[head.end() :]
-        tail = re.search(rf"(?:[\s,]+{number})*$", rest)
-        assert tail is not None
-        parts = [*re.split(r"[\s,]+", head[0].strip(" \t,")), rest[: tail.start()].strip()]
-        parts += re.split(r"[\s,]+", tail[0].strip(" \t,"))
-        cells.append([part for part in parts if part])
-    return cells
+    for row in words:
+        middle = row[first : len(row) - last]
+        cells.append(
+            [*row[:first], *([" ".join(middle)] if middle else []), *row[len(row) - last :]]
+        )
+    return (
+        [[cell.rstrip(",") for cell in row] for row in cells]
+        if first + last
+        else [[line] for line in lines]
+    )
+
+
+def is_code(word: str) -> bool:
+    """Whether a word is a whole number, or a colour such as #ff8000."""
+    return re.fullmatch(r"(\d+|#[0-9a-fA-F]{6}),?", word) is not None
 
 
 def column_of(cell: str) -> str:

@@ -241,9 +241,27 @@ def test_a_list_in_another_encoding_is_refused(tmp_path):
         read_list(path)
 
 
-def test_a_missing_list_tells_where_data_come_from():
-    with pytest.raises(UserError, match="no/list.txt.*download_ADE20K.sh.*make demo"):
+def test_a_missing_list_of_ade20k_tells_where_data_come_from():
+    with pytest.raises(UserError, match="no/ADE20K_object150_val.txt.*download_ADE20K.sh.*demo"):
+        read_list("no/ADE20K_object150_val.txt")
+    with pytest.raises(UserError, match="no/list.txt: No such file or directory$"):
         read_list("no/list.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "there"),
+    [
+        ("train/0", "0.jpg is there: a list has whole names"),
+        ("train/0.PNG", "0.jpg is there"),
+        ("train/x.jpg", "images/train has 6 .jpg"),
+        ("dev/0.jpg", "there is no folder"),
+    ],
+)
+def test_what_is_there_in_place_of_an_absent_file_is_told(line, there, data):
+    (data.folder / "train.txt").write_text(line)
+    with pytest.raises(UserError) as error:
+        dataset(data)
+    assert there in str(error.value) and "ADE20K" not in str(error.value)
 
 
 def test_absent_files_are_counted_and_the_first_five_named(data):
@@ -253,9 +271,5 @@ def test_absent_files_are_counted_and_the_first_five_named(data):
     with pytest.raises(UserError) as error:
         dataset(data)
     message = str(error.value)
-    assert (
-        "make demo" in message
-        and "7 of 12 files" in message
-        and message.count(str(data.folder / "images")) == 4
-    )
+    assert "7 of 12 files" in message and message.count(str(data.folder / "images")) == 5
     assert str(data.label("train/0")) in message and "train/4" not in message

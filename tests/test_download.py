@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 import pytest
 
+from common.data_file import data_flags, load_data
+
 SCRIPT = Path(__file__).resolve().parents[1] / "download_ADE20K.sh"
 NAME = "ADEChallengeData2016"
 PICTURES = {"training": ("train", 3), "validation": ("val", 2)}
@@ -190,10 +192,17 @@ class Setup:
         )
 
     def assert_finished(self, archive: bytes) -> None:
-        """Exactly the archive's files and the two lists are there, and nothing else."""
+        """Exactly the archive's files, the two lists and data.json are there."""
         with zipfile.ZipFile(io.BytesIO(archive)) as source:
             expected = {name: source.read(name) for name in source.namelist()}
         expected |= {name: ("\n".join(lines) + "\n").encode() for name, lines in LISTS.items()}
+        data_file = self.data / NAME / "data.json"
+        expected[str(data_file.relative_to(self.data))] = data_file.read_bytes()
+        settings = data_flags(data_file.parent, load_data(data_file.parent))
+        assert [Path(settings[f"list_{split}"]) for split in ("train", "val")] == [
+            self.data / name for name in sorted(LISTS)
+        ]
+        assert Path(settings["list_class"]).name == "ADE20K_object150_classes.csv"
         assert {
             str(path.relative_to(self.data)): path.read_bytes()
             for path in self.data.rglob("*")

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.classes import ADE20K_CLASSES
+from common.classes import ADE20K_CLASSES, read_classes
+from common.data_file import data_flags, load_data
 from dataset import SegmentationDataset
 
 from .conftest import ROOT, Result, flags
@@ -56,6 +57,7 @@ def test_scenes_have_the_layout_of_ade20k_and_can_be_read(make, tmp_path):
     assert digests(tmp_path / "s").keys() == {
         "train.txt",
         "val.txt",
+        "data.json",
         *(f"images/training/ADE_train_{i:08d}.jpg" for i in (1, 2, 3)),
         *(f"annotations/training/ADE_train_{i:08d}.png" for i in (1, 2, 3)),
         *(f"images/validation/ADE_val_{i:08d}.jpg" for i in (1, 2)),
@@ -75,6 +77,9 @@ def test_a_seed_gives_the_same_files_whatever_the_number_of_workers(make, tmp_pa
         options = flags(out=tmp_path / name, num_train=4, num_val=2, seed=seed, workers=workers)
         make(*options, "--size", 64, 64)
     a, b, c = (digests(tmp_path / name) for name in "abc")
+    settings = data_flags(tmp_path / "a", load_data(tmp_path / "a"))
+    assert len(read_classes(str(settings["list_class"]), 150).names) == 150
+    assert (tmp_path / "a/train.txt").samefile(settings["list_train"])
     assert a == b
     assert all(a[name] != c[name] for name in a if name.endswith(".jpg"))
     assert len({a[name] for name in a if name.endswith(".jpg")}) == 6

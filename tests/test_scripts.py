@@ -826,7 +826,7 @@ def spoil_offset(data: Data) -> None:
 
 
 BAD_TRAINING = {
-    "missing data set": (remove_all, [], ["train.txt", "./download_ADE20K.sh", "make demo"]),
+    "missing data set": (remove_all, [], ["train.txt", "No such file"]),
     "empty list": (spoil_list, [], ["train.txt", "empty"]),
     "absent files": (spoil_names, [], ["2 of 12", "train/1.jpg", "train/4.png"]),
     "label of another size": (spoil_size, [], ["train/1.jpg", "80 x 64", "79 x 64"]),

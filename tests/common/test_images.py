@@ -165,3 +165,11 @@ def test_a_coloured_label_is_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
     with pytest.raises(UserError, match="label.png is a colour picture.*prepare.py SOURCE"):
         read_label(path, 5)
+
+
+def test_a_colour_profile_prints_no_line_and_changes_no_pixel(tmp_path, capfd):
+    image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "profile.png", icc_profile=b"no profile at all")
+    plain, other = (read_picture(tmp_path / f"{name}.png") for name in ("plain", "profile"))
+    assert (plain == other).all() and capfd.readouterr() == ("", "")
