@@ -207,8 +207,9 @@ def decide_values(
     else:
         use_order(meaning, tallies, values, table, answers)
     meaning.classes |= {v: -1 for v in answers.ignore if v in tallies}
-    known = meaning.classes
-    meaning.classes = known | {v: known.get(near, -1) for v, near in soft.items()}
+    known = dict(meaning.classes)
+    for value, near in soft.items():
+        meaning.classes[value] = -1 if near is None else known.get(near, -1)
     give_colours(meaning, found)
 
 
