@@ -9,20 +9,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from PIL import Image
 
+from common.images import MAX_VALUE
 from preparation.files import SourceFiles, split_of
-from preparation.labels import BinaryFiles, CodedMasks, Shape, Shapes
+from preparation.labels import SHAPE_KINDS, BinaryFiles, CodedMasks, Outlines, Shape, Shapes
 from preparation.matching import Found, FoundPair
 from preparation.tables import ClassRow, ClassTable, parse_table, plain
 from utils import UserError, abbreviate
 
+LEAST_NUMBERS = 6  # of an outline: three points
 # Names that labelme has for what is no class: none of a shape, and what is left out.
 LABELME_BACKGROUND, LABELME_IGNORED = "_background_", "__ignore__"
 LABELME_KEYS = ("imagePath", "imageHeight", "imageWidth", "shapes")
+YOLO_LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}")
 BACKGROUND = "background"  # the class of what no outline covers
-BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-.*-tag-(.+)-(\d+)\.png")
+BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-")
 
 
 def recognise(files: SourceFiles) -> Found | None:
@@ -31,7 +35,7 @@ def recognise(files: SourceFiles) -> Found | None:
     Raises:
         UserError: annotations are damaged, or a package that reads them is missing.
     """
-    brushes = [name for name in files.images if BRUSH.fullmatch(Path(name).name)]
+    brushes = [name for name in files.images if BRUSH.match(Path(name).name)]
     coco, labelme, tasks = {}, {}, []
     for name in files.with_ending(".json"):
         if name.endswith("_polygons.json"):  # Cityscapes', beside its labels
@@ -95,8 +99,14 @@ def read_coco(files: SourceFiles, documents: dict[str, dict]) -> Found:
         path = str(files.root / name)
         masks = defaultdict(list)
         for annotation in document["annotations"]:
-            if annotation.get("segmentation"):
-                masks[annotation["image_id"]].append(annotation)
+            segmentation = annotation.get("segmentation")
+            if isinstance(segmentation, list):
+                segmentation = [part for part in segmentation if len(part) >= LEAST_NUMBERS]
+            if annotation["category_id"] not in categories:
+                raise UserError(f"{path}: there is no category {annotation['category_id']}")
+            if segmentation:
+                value = values[categories[annotation["category_id"]]]
+                masks[annotation["image_id"]].append((value, segmentation))
             else:
                 found.left_out["annotations without an outline"].append(str(annotation["id"]))
         for image in document["images"]:
@@ -106,12 +116,7 @@ def read_coco(files: SourceFiles, documents: dict[str, dict]) -> Found:
                     image["file_name"]
                 )
                 continue
-            largest_first = sorted(masks[image["id"]], key=lambda a: -a.get("area", 0))
-            label = CodedMasks(
-                path,
-                (image["height"], image["width"]),
-                [(values[categories[a["category_id"]]], a["segmentation"]) for a in largest_first],
-            )
+            label = CodedMasks(path, (image["height"], image["width"]), masks[image["id"]])
             split = split_of(name) or split_of(picture)
             found.pairs.append(FoundPair(picture, label, split))
     return found
@@ -129,7 +134,7 @@ def read_labelme(files: SourceFiles, documents: dict[str, dict]) -> Found:
     if not listed:
         ordered.sort()
     values, table = enumerated(ordered, "their labels")
-    values[LABELME_BACKGROUND] = 0
+    values |= {LABELME_BACKGROUND: 0, LABELME_IGNORED: MAX_VALUE}  # the latter is unlabelled
     found = Found(f"labelme's files, {len(documents):,} of them", table=table)
     for name, document in documents.items():
         picture = files.find(document["imagePath"].replace("\\", "/"), near=name)
@@ -144,13 +149,15 @@ def read_labelme(files: SourceFiles, documents: dict[str, dict]) -> Found:
         shapes = []
         for shape in document["shapes"]:
             kind = shape.get("shape_type") or "polygon"
+            kind = {"oriented_rectangle": "polygon"}.get(kind, kind)
             points = tuple(float(x) for point in shape["points"] for x in point)
-            least = 6 if kind == "polygon" else 4
-            if kind not in ("polygon", "rectangle", "circle") or len(points) < least:
+            least = LEAST_NUMBERS if kind == "polygon" else 4
+            if kind not in SHAPE_KINDS or len(points) < least:
                 what = f"shapes without an area ({kind})"
                 found.left_out[what].append(f"{name}: {shape['label']}")
-            elif shape["label"] in values:
-                shapes.append(Shape(values[shape["label"]], points, kind))
+            else:
+                mask = shape.get("mask") if kind == "mask" else None
+                shapes.append(Shape(values[shape["label"]], points, kind, mask))
         size = size_of(files.root / picture, document["imageHeight"], document["imageWidth"])
         label = Shapes(str(files.root / name), size, tuple(shapes))
         found.pairs.append(FoundPair(picture, label, split_of(picture)))
@@ -171,13 +178,16 @@ def read_yolo(files: SourceFiles) -> Found | None:
     if not texts:
         return None
     rows = yolo_classes(files)
+    without = sorted({*files.images} - {*texts.values()})
     found = Found(f"YOLO's outlines, {len(texts):,} files")
+    if without:
+        found.left_out["pictures without a text"] = without
     if not rows:
         rows = [f"class {i + 1}" for i in range(highest_index(files, texts) + 1)]
         found.remarks.append("no data.yaml or classes.txt: classes have numbers for names")
     values, found.table = enumerated(rows, "data.yaml")
     for name, picture in texts.items():
-        shapes = []
+        outlines = []
         height, width = size_of(files.root / picture)
         for line in files.text(name).splitlines():
             numbers = [float(number) for number in line.split()]
@@ -192,10 +202,9 @@ def read_yolo(files: SourceFiles) -> Found | None:
                 raise UserError(
                     f"{files.root / name} has class {index}, but there are {len(rows)} names"
                 )
-            # Shares of a side are written with six digits.
-            scaled = [round(x * (width, height)[i % 2], 2) for i, x in enumerate(points)]
-            shapes.append(Shape(values[rows[index]], tuple(scaled)))
-        label = Shapes(str(files.root / name), (height, width), tuple(shapes))
+            scaled = tuple(x * (width, height)[i % 2] for i, x in enumerate(points))
+            outlines.append((values[rows[index]], scaled))
+        label = Outlines(str(files.root / name), (height, width), tuple(outlines))
         found.pairs.append(FoundPair(picture, label, split_of(picture)))
     return found
 
@@ -203,7 +212,7 @@ def read_yolo(files: SourceFiles) -> Found | None:
 def highest_index(files: SourceFiles, texts: Iterable[str]) -> int:
     """The highest class in YOLO's texts."""
     lines = (line for name in texts for line in files.text(name).splitlines() if line.strip())
-    return max((int(line.split()[0]) for line in lines), default=0)
+    return max((int(float(line.split()[0])) for line in lines), default=0)
 
 
 def picture_of_text(files: SourceFiles, name: str) -> str | None:
@@ -219,7 +228,7 @@ def picture_of_text(files: SourceFiles, name: str) -> str | None:
 def is_yolo(text: str) -> bool:
     """Whether a text has a line of an index and points for each outline; it may be empty."""
     for line in text.splitlines():
-        if line.strip() and not re.fullmatch(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}", line.strip()):
+        if line.strip() and not YOLO_LINE.fullmatch(line.strip()):
             return False
         if line.strip() and len(line.split()) % 2 == 0:
             return False
@@ -267,11 +276,24 @@ def read_brushes(files: SourceFiles, brushes: Sequence[str], tasks: Sequence[lis
             f"{files.root} has Label Studio's masks, such as {brushes[0]}, but no JSON that tells "
             "their pictures: export the project as JSON, too, into this folder"
         )
+    # The name of the control that drew a mask stands before its tag.
+    controls = {
+        result["from_name"]
+        for document in tasks
+        for task in document
+        for annotation in task.get("annotations", ())
+        for result in annotation.get("result", ())
+        if "from_name" in result
+    }
+    control = "|".join(map(re.escape, controls or {"tag"}))
     masks = defaultdict(list)
     tags = set()
     for name in sorted(brushes, key=natural):
-        match = BRUSH.fullmatch(Path(name).name)
-        assert match is not None
+        match = re.fullmatch(rf"{BRUSH.pattern}.*?-(?:{control})-(.+)-\d+\.png", Path(name).name)
+        if match is None:
+            raise UserError(
+                f"{files.root / name}: no tag in its name; export tasks with annotations as JSON"
+            )
         masks[match[1], match[2]].append((match[3], name))
         tags.add(match[3])
     values, table = enumerated(sorted(tags), "their tags")
@@ -279,7 +301,8 @@ def read_brushes(files: SourceFiles, brushes: Sequence[str], tasks: Sequence[lis
     seen: set[str] = set()
     for (task, annotation), parts in masks.items():
         where = pictures.get(task, "")
-        picture = files.find(where.rpartition("?d=")[2].lstrip("/"), near="") if where else None
+        where = unquote(where.rpartition("?d=")[2]).lstrip("/")
+        picture = files.find(where, near="") if where else None
         if picture is None or task in seen:
             what = "a second annotation of a picture" if task in seen else "masks without a picture"
             found.left_out[what].append(f"task {task}, annotation {annotation}")
@@ -287,6 +310,8 @@ def read_brushes(files: SourceFiles, brushes: Sequence[str], tasks: Sequence[lis
         seen.add(task)
         places = tuple((values[tag], str(files.root / name)) for tag, name in parts)
         found.pairs.append(FoundPair(picture, BinaryFiles(places[0][1], places), split_of(picture)))
+    if empty := sorted({*pictures} - seen, key=natural):
+        found.left_out["tasks without a mask"] = empty
     return found
 
 

@@ -4,8 +4,9 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,14 @@ class SourceFiles:
         for place in (f"{folder}/{named}".lstrip("/"), named):
             if place in self.by_basename.get(place.rpartition("/")[2], ()):
                 return place
-        candidates = self.by_basename.get(named.replace("\\", "/").rpartition("/")[2], [])
-        if len(candidates) > 1:  # the one whose folders fit, or that is in the same split
-            fitting = [name for name in candidates if f"/{name}".endswith(f"/{named}")]
-            candidates = fitting or [
-                name for name in candidates if split_of(name) == split_of(near, with_stem=True)
-            ]
+        # Paths of another machine, or from elsewhere: the one with most folders in common.
+        parts = named.replace("\\", "/").split("/")
+        candidates = self.by_basename.get(parts[-1], [])
+        common = {name: common_end(name.split("/"), parts) for name in candidates}
+        candidates = [name for name in candidates if common[name] == max(common.values())]
+        if len(candidates) > 1:
+            split = split_of(near, with_stem=True)
+            candidates = [name for name in candidates if split_of(name) == split]
         return candidates[0] if len(candidates) == 1 else None
 
     def image_with_stem(self, stem: str) -> str | None:
@@ -133,6 +136,12 @@ def split_of(name: str, with_stem: bool = False) -> str:
         if found := SPLIT_WORD.search(part):
             return SPLITS[found[1].lower()]
     return ""
+
+
+def common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts two paths have in common, from their ends."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def grouped(items: Iterator[tuple[str, str]]) -> dict[str, list[str]]:

@@ -4,12 +4,14 @@ A label is read whole; nothing is written. Values are what the file holds: what 
 for all labels together (`meaning.py`).
 """
 
+import base64
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -23,7 +25,7 @@ from common.images import (
     read_values,
 )
 
-GREYS = np.arange(256, dtype=np.int32) * 0x010101
+SHAPE_KINDS = ("polygon", "rectangle", "circle", "mask")  # of labelme's, with an area
 
 
 @dataclass(frozen=True)
@@ -110,17 +112,19 @@ class Shape:
     Attributes:
         value: the class's.
         points: x, y, x, y, … of its outline, in pixels; two points of a box or circle.
-        kind: "polygon", "rectangle" or "circle" (the centre, a point on it).
+        kind: one of `SHAPE_KINDS`; a circle has its centre and a point on it.
+        mask: of a mask, in its box: a PNG, in base64.
     """
 
     value: int
     points: tuple[float, ...]
     kind: str = "polygon"
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
 class Shapes(Label):
-    """A label of outlines, later ones over earlier ones; 0 where there is none.
+    """A label of labelme's shapes, later ones over earlier ones; 0 where there is none.
 
     Args:
         path: the file of the annotations.
@@ -143,6 +147,11 @@ class Shapes(Label):
                 (x, y), (x2, y2) = points
                 corners = [(min(x, x2), min(y, y2)), (max(x, x2), max(y, y2))]
                 draw.rectangle(corners, fill=shape.value, outline=shape.value)
+            elif shape.kind == "mask":
+                content = base64.b64decode(shape.mask or "")
+                mask = open_image(content, self.path).convert("L").point(lambda v: 255 * (v > 0))
+                left, top = map(int, points[0])
+                image.paste(shape.value, (left, top), mask)
             else:
                 (x, y), (x2, y2) = points
                 radius = np.hypot(x2 - x, y2 - y)
@@ -153,7 +162,7 @@ class Shapes(Label):
 
 @dataclass(frozen=True)
 class CodedMasks(Label):
-    """A label of COCO's annotations: later ones over earlier ones; 0 where there is none.
+    """A label of COCO's annotations: small ones over large ones; 0 where there is none.
 
     Args:
         path: the file of the annotations.
@@ -168,7 +177,7 @@ class CodedMasks(Label):
         """Values, by COCO's own rasteriser."""
         from pycocotools import mask as coco  # type: ignore[import-untyped]  # optional
 
-        label = np.zeros(self.size, np.uint16)
+        masks = []
         for value, segmentation in self.masks:
             try:
                 if isinstance(segmentation, list):
@@ -177,10 +186,41 @@ class CodedMasks(Label):
                     code = coco.frPyObjects(segmentation, *self.size)
                 else:
                     code = segmentation
-                label[coco.decode(code).astype(bool)] = value
+                masks.append((value, coco.decode(code)))
             except Exception as error:  # a dozen kinds, of a wrong annotation
                 raise UnreadableError(f"{self.path}: a segmentation is wrong: {error}") from error
-        return LabelImage(label)
+        return small_over_large(masks, self.size)
+
+
+@dataclass(frozen=True)
+class Outlines(Label):
+    """A label of YOLO's outlines: small ones over large ones; 0 where there is none.
+
+    Args:
+        path: the file of the annotations.
+        size: (height, width) of the picture.
+        outlines: (value; x, y, x, y, … in pixels).
+    """
+
+    size: tuple[int, int]
+    outlines: tuple[tuple[int, tuple[float, ...]], ...]
+
+    def read(self) -> LabelImage:
+        """Values; whole parts of coordinates are filled, as in Ultralytics' `polygon2mask`."""
+        masks = []
+        for value, points in self.outlines:
+            mask = np.zeros(self.size, np.uint8)
+            cv2.fillPoly(mask, [np.array(points).reshape(-1, 2).astype(np.int32)], 1)
+            masks.append((value, mask))
+        return small_over_large(masks, self.size)
+
+
+def small_over_large(masks: list[tuple[int, np.ndarray]], size: tuple[int, int]) -> LabelImage:
+    """The label of (value, mask H x W), where smaller masks cover larger ones."""
+    label = np.zeros(size, np.uint16)
+    for value, mask in sorted(masks, key=lambda pair: -int(np.count_nonzero(pair[1]))):
+        label[mask.astype(bool)] = value
+    return LabelImage(label)
 
 
 def open_image(content: bytes, path: str) -> Image.Image:

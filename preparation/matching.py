@@ -25,9 +25,11 @@ PICTURE_WORDS = {
 LABEL_WORDS = {
     "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots", "gt", "seg",
     "gtfine", "gtcoarse", "segmentationclass", "segmentationclassaug", "segmentationclassraw",
-    "segs", "segmentation", "segmentations", "groundtruth",
+    "segs", "segmentation", "segmentations", "groundtruth", "semantic",
 }  # fmt: skip
-OTHER_WORDS = {"segmentationobject", "instances", "instanceids", "color", "polygons", "panoptic"}
+OTHER_WORDS = {
+    "segmentationobject", "instance", "instances", "instanceids", "color", "polygons", "panoptic",
+}  # fmt: skip
 # Ends of names that say what a file is, longest first; those of labels that are preferred first.
 PICTURE_ENDS = ("_leftImg8bit", "_image", "_img", "_rgb", "_sat")
 LABEL_ENDS = (
@@ -205,6 +207,8 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
 
     Where no word tells, groups of one folder and ending are looked at.
     """
+    stems = {(os.path.dirname(image.name), image.stems[0]) for image in images}
+    images = [beside_picture(image, stems) for image in images]
     known = {image.role for image in images}
     if "label" in known:
         return [with_role(image, image.role or "picture") for image in images]
@@ -219,6 +223,16 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
         role = "label" if all(map(looks_like_label, paths)) else "picture"
         told += [with_role(image, role, folders=image.folders[1:]) for image in group]
     return sorted(told, key=lambda image: image.name)
+
+
+def beside_picture(image: NamedFile, stems: set[tuple[str, str]]) -> NamedFile:
+    """The image, a label if its name is that of one beside it with an end for labels."""
+    folder, stem = os.path.dirname(image.name), image.stems[0]
+    for rank, end in enumerate(LABEL_ENDS):
+        if stem.endswith(end) and (folder, stem.removesuffix(end)) in stems:
+            names = (stem, stem.removesuffix(end))
+            return NamedFile(image.name, "label", image.folders, names, rank)
+    return image
 
 
 def with_role(image: NamedFile, role: str, folders: tuple[str, ...] | None = None) -> NamedFile:

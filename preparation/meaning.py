@@ -199,7 +199,7 @@ def decide_values(
     values = [v for v in sorted(tallies) if v not in soft and v not in answers.ignore]
     if table is None and answers.num_class is not None:
         rows = [ClassRow(f"class {i}") for i in range(1, answers.num_class + 1)]
-        table = ClassTable("--num_class", rows)
+        table = ClassTable("--num_class", rows, of_source=False)
     if table is None:
         suggest(meaning, values, answers)
     elif has_values:
@@ -284,7 +284,8 @@ def use_order(
         # A class that the table lacks, where its rows have the values from 1.
         first = 0 if answers.background == "class" and highest < num else 1
     elif highest == num:
-        first = 1 if table.counted_from_1 or table.path == "--num_class" or 0 not in core else None
+        # The table of another source may count the rows alone, and the highest value be void.
+        first = 1 if (table.counted_from_1 and table.of_source) or 0 not in core else None
     elif 0 not in core:
         first = 1 if table.counted_from_1 else 0 if zero_is_first else None
     elif zero_is_first or any(value in IGNORED and value > num for value in values):

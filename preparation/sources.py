@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.classes import ROOT
@@ -70,8 +70,7 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
     complete(found, settings.val_fraction, settings.seed)
     if len(found.pairs) < 2:
         raise UserError(matching.too_few(files, found))
-    table = found.table if settings.list_class is None else read_table(settings.list_class)
-    table = table or table_in(files, found)
+    table = table_of(files, found, settings)
     left_out = [
         f"{what}, left out ({len(names)}): {abbreviate(names)}"
         for what, names in found.left_out.items()
@@ -84,6 +83,17 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
         for pair, name in zip(found.pairs, names, strict=True)
     ]
     return Source(table, pairs, [*remarks, *left_out, *found.remarks])
+
+
+def table_of(files: SourceFiles, found: Found, settings: SourceSettings) -> ClassTable | None:
+    """The class table that was given, or the source's own.
+
+    Raises:
+        UserError: it is none.
+    """
+    if settings.list_class is not None:
+        return replace(read_table(settings.list_class), of_source=False)
+    return found.table or table_in(files, found)
 
 
 def table_in(files: SourceFiles, found: Found) -> ClassTable | None:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.images import FORMATS
 from preparation.files import SourceFiles, split_of
 from preparation.labels import LabelFile
 from preparation.matching import Found, FoundPair
-from utils import abbreviate
+from utils import UserError, abbreviate
 
 LIST_ENDINGS = (".txt", ".lst", ".csv", ".odgt")
 VAL_FRACTION = 0.2
@@ -69,12 +70,17 @@ def read_lists(files: SourceFiles, found: Found) -> dict[str, list[tuple[str, st
         if not split_of(Path(name).stem + "/") or re.search("trainval", name, re.IGNORECASE):
             continue
         rows, missed = read_list(files, name, found)
-        if not rows or len(rows) < LEAST_FOUND * (len(rows) + missed):
+        if len(rows) < LEAST_FOUND * (len(rows) + len(missed)):
+            if any(cell.lower().endswith(FORMATS) for cell in missed):
+                raise UserError(
+                    f"{files.root / name} names pictures that are not there, such as {missed[0]}: "
+                    "mend it, or take it out of the source"
+                )
             continue
         folder = os.path.dirname(name)
         by_folder[folder][name] = rows
         named = [picture in paired or label is not None for picture, label in rows]
-        fitting[folder] += 2 * sum(named) - len(named) - missed
+        fitting[folder] += 2 * sum(named) - len(named) - len(missed)
     if not by_folder:
         return {}
     return by_folder[max(by_folder, key=lambda folder: (fitting[folder], folder))]
@@ -82,16 +88,16 @@ def read_lists(files: SourceFiles, found: Found) -> dict[str, list[tuple[str, st
 
 def read_list(
     files: SourceFiles, name: str, found: Found
-) -> tuple[list[tuple[str, str | None]], int]:
-    """The pictures, and labels or None, that a list names; and how many lines name none."""
-    rows, missed = [], 0
+) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """The pictures, and labels or None, that a list names; and the lines that name none."""
+    rows, missed = [], []
     pictures = [pair.picture for pair in found.pairs]
     stems = {os.path.splitext(os.path.basename(picture))[0]: picture for picture in pictures}
     for line in split_lines(files.text(name)):
         cells = line if len(line) < 2 else [*line, " ".join(line)]
         images = [image for cell in cells if (image := find_listed(files, name, cell, stems))]
         if not images:
-            missed += 1
+            missed.append(" ".join(line))
             continue
         rows.append((images[0], images[1] if len(images) > 1 and images[1] != images[0] else None))
     return rows, missed

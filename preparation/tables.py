@@ -62,10 +62,12 @@ class ClassTable:
     Attributes:
         path: where the table is, for messages.
         rows: the classes, each name once.
+        of_source: whether it came with the labels, rather than from elsewhere.
     """
 
     path: str
     rows: list[ClassRow]
+    of_source: bool = True
 
     @property
     def counted_from_1(self) -> bool:

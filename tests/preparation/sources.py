@@ -259,7 +259,8 @@ def yolo(root: Path) -> None:
         save(picture(n), root / f"images/{split}/{n}.jpg")
         lines = []
         for value, box in boxes(n).items():
-            points = [f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in polygon(box)]
+            corners = [((x + 0.25) / SIZE[1], (y + 0.25) / SIZE[0]) for x, y in polygon(box)]
+            points = [f"{x:.6f} {y:.6f}" for x, y in corners]
             lines.append(f"{value - 1} {' '.join(points)}")
         write(root / f"labels/{split}/{n}.txt", "\n".join(lines))
     names = "\n".join(f"  {i}: {name}" for i, name in enumerate(NAMES[1:]))
