@@ -27,10 +27,12 @@ from common.images import unlabelled_value
 from options import Parser, within
 from preparation.check import RARE, CheckedDataset, ListStatistics, check_datasets, sides
 from preparation.conversion import Part, begin, convert, finish
-from preparation.meaning import Answers, decide
+from preparation.decision import decide
+from preparation.meaning import Answers
 from preparation.overview import contact_sheet, share_chart
-from preparation.sources import SourceSettings, prefixes, read_source
+from preparation.sources import Source, SourceSettings, prefixes, read_source
 from preparation.survey import survey
+from preparation.tables import read_table
 from utils import UserError, abbreviate, run_script
 
 TILES = 16  # of the contact sheet
@@ -88,49 +90,75 @@ def main() -> None:
     """Prepare sources and check them, or check what is prepared."""
     args = parse_args()
     folder = Path(args.data)
+    if args.source:
+        check_writable("--data", folder)
+        sources = read_sources(args)
+        origin = origin_of(args, sources)
     if not args.source or (folder / DATA_FILE).exists():
         content = load_data(folder)
-        if args.source and content.get("origin") != origin(args):
+        if args.source and content.get("origin") != origin:
             raise UserError(
-                f"--data {folder} holds a data set of other sources or flags: choose another "
-                "folder, or delete it"
+                f"--data {folder} holds a data set of other sources or flags, or the source has "
+                "changed: choose another folder, or delete it"
             )
         check(args, folder, content)
     else:
-        check_writable("--data", folder)
-        parts = understand(args)
+        parts = understand(args, sources)
         begin(folder)
         content = convert(folder, parts, args.workers)
         check(args, folder, content)
-        finish(folder, content | {"origin": origin(args)})
+        finish(folder, content | {"origin": origin})
     command = ["python", "train.py", "--data", args.data]
     say(f"ready: {shlex.join(command)}")
 
 
-def origin(args: argparse.Namespace) -> dict[str, object]:
-    """Where a data set comes from: sources, and the flags that it depends on."""
-    flags = {name: value for name, value in vars(args).items() if name not in ("data", "workers")}
-    return flags | {"source": [os.path.abspath(source) for source in args.source]}
+def read_sources(args: argparse.Namespace) -> list[Source]:
+    """The sources' pairs and classes; the script ends where their form is not known.
 
-
-def understand(args: argparse.Namespace) -> list[Part]:
-    """The sources' pairs, and what their labels mean; the script ends where that must be asked."""
+    Raises:
+        UserError: a source or the class table is not there.
+    """
     settings = SourceSettings(args.list_class, args.label_name, args.val_fraction, args.seed)
-    answers = Answers(args.num_class, args.background, tuple(args.ignore), args.exif, args.yes)
     roots = [Path(source) for source in args.source]
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root} is no folder")
+    if args.list_class is not None:
+        read_table(args.list_class)
+    try:
+        return [read_source(r, settings, p) for r, p in zip(roots, prefixes(roots), strict=True)]
+    except UserError as error:
+        end_if([str(error)])
+        raise
+
+
+def origin_of(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, object]:
+    """Where a data set comes from: sources, what is in them, and flags."""
+    flags = {name: value for name, value in vars(args).items() if name not in ("data", "workers")}
+    return flags | {
+        "source": [os.path.abspath(source) for source in args.source],
+        "digests": [source.digest for source in sources],
+    }
+
+
+def understand(args: argparse.Namespace, sources: Sequence[Source]) -> list[Part]:
+    """The sources' pairs, and what their labels mean; the script ends where that must be asked."""
+    answers = Answers(args.num_class, args.background, tuple(args.ignore), args.exif, args.yes)
     parts, questions = [], []
-    for root, prefix in zip(roots, prefixes(roots), strict=True):
-        source = read_source(root, settings, prefix)
-        found = survey(source.pairs, args.workers)
-        meaning = decide(found, source.table, answers)
-        for remark in [*source.remarks, *meaning.remarks]:
+    for path, source in zip(args.source, sources, strict=True):
+        for remark in source.remarks:
             say(remark)
+        found = survey(source.pairs, args.workers)
         if found.defects:
             defects = abbreviate([*found.defects.values()])
             questions.append(
                 f"unreadable labels ({len(found.defects)}): {defects}; replace them, or take their "
-                f"pictures out of {root}"
+                f"pictures out of {path}"
             )
+            continue
+        meaning = decide(found, source.table, answers)
+        for remark in meaning.remarks:
+            say(remark)
         questions += meaning.questions
         parts.append(Part(source.pairs, meaning))
     classes = [[row.name for row in part.meaning.rows] for part in parts]

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils import UserError
 
-DATA_FILE = "data.json"
+DATA_FILE, UNFINISHED = "data.json", ".unfinished"  # the latter is there while it is prepared
 PATHS = ("root_img", "root_seg", "list_class")  # relative to the folder, as lists are
 NUMBERS = ("num_class", "label_offset")
 

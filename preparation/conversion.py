@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.data_file import DATA_FILE
+from common.data_file import DATA_FILE, UNFINISHED
 from common.files import link_or_copy, png, text, write_atomically
-from common.images import PNG_SIGNATURE
+from common.images import PNG_PALETTE, PNG_SIGNATURE
 from common.loader import make_loader
 from preparation.meaning import Meaning, palette
 from preparation.survey import Pair, turn
@@ -28,7 +28,7 @@ from preparation.tables import ClassRow
 from utils import UserError
 
 SPLITS = ("train", "val", "test")
-IMAGES, LABELS, CLASSES, UNFINISHED = "images", "annotations", "classes.csv", ".unfinished"
+IMAGES, LABELS, CLASSES = "images", "annotations", "classes.csv"
 OWN = (IMAGES, LABELS, CLASSES, "classes.png", "sheet.png", *(f"{split}.txt" for split in SPLITS))
 
 
@@ -143,7 +143,7 @@ class PairWriter(Dataset):
         link(pair.picture, picture)
         label = self.folder / LABELS / f"{os.path.splitext(pair.name)[0]}.png"
         turned = index in self.stored
-        if self.keep and not turned and not pair.label.is_drawn and is_png(pair.label.path):
+        if self.keep and not turned and not pair.label.is_drawn and is_plain_png(pair.label.path):
             link(pair.label.path, label)
             return index
         image = pair.label.read()
@@ -159,10 +159,11 @@ class PairWriter(Dataset):
         return index
 
 
-def is_png(path: str) -> bool:
-    """Whether a file begins as a PNG."""
+def is_plain_png(path: str) -> bool:
+    """Whether a file is a PNG of a single channel, or with a palette."""
     with open(path, "rb") as file:
-        return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
+        header = file.read(26)
+    return header.startswith(PNG_SIGNATURE) and header[25] in (0, PNG_PALETTE)
 
 
 def link(source: str, path: Path) -> None:

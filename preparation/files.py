@@ -10,18 +10,20 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from common.data_file import DATA_FILE
+from PIL import Image
+
+from common.data_file import DATA_FILE, UNFINISHED
 from common.images import FORMATS
 from utils import UserError
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-          "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
-# A word for a split as a part of a name: alone, or with a year, or with what the folder holds.
+SPLITS = {"tr": "train", "va": "val", "de": "val", "ev": "val", "te": "test", "ts": "test"}
+# A word for a split as a part of a name: alone, or with a number, or with what the folder holds.
 SPLIT_WORD = re.compile(
-    r"(?:^|[_\-. ])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?:20\d\d)?"
-    r"(?=$|[_\-. ]|annot|image|img|mask|label)",
+    r"(?:^|[_\-. ])(train(?:ing)?|val(?:id(?:ation)?)?|dev|eval(?:uation)?|test(?:ing)?)"
+    r"(?:20\d\d|\d)?(?=$|[_\-. ]|annot|image|img|mask|label|set|data|list|split)",
     re.IGNORECASE,
 )
+MEDICAL_WORD = re.compile(r"(?:images|labels)(Tr|Ts)$")  # as in the Medical Segmentation Decathlon
 SKIPPED_FOLDERS = {"__MACOSX"}  # beside the hidden ones
 MOST_TEXT = 2**31  # bytes of a text or JSON file
 
@@ -69,15 +71,11 @@ class SourceFiles:
             raise UserError(f"{path} is no text in UTF-8") from error
 
     def load_json(self, name: str) -> Any:
-        """The document in a JSON file.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """The document in a JSON file; None if it is damaged, or of another kind."""
         try:
             return json.loads(self.text(name))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.root / name} is no JSON: {error}") from error
+        except (UserError, ValueError, RecursionError):
+            return None
 
     @cached_property
     def by_basename(self) -> dict[str, list[str]]:
@@ -101,6 +99,8 @@ class SourceFiles:
         candidates = self.by_basename.get(parts[-1], [])
         common = {name: common_end(name.split("/"), parts) for name in candidates}
         candidates = [name for name in candidates if common[name] == max(common.values())]
+        told = split_of(near)
+        candidates = [n for n in candidates if not told or split_of(n) in ("", told)]
         if len(candidates) > 1:
             split = split_of(near, with_stem=True)
             candidates = [name for name in candidates if split_of(name) == split]
@@ -116,7 +116,8 @@ def walk(root: Path) -> Iterator[str]:
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or (DATA_FILE in names and Path(folder) != root):
+        prepared = {DATA_FILE, UNFINISHED} & {*names} and Path(folder) != root
+        if real in seen or prepared:
             subfolders.clear()
             continue
         seen.add(real)
@@ -130,11 +131,14 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def split_of(name: str, with_stem: bool = False) -> str:
-    """The split that the folders of a file tell, and with `with_stem` its own name; or ""."""
+    """The split that the folders of a file tell, and with `with_stem` its own name; or "".
+
+    The deepest counts: training_data/test/a.jpg is for tests.
+    """
     parts = os.path.splitext(name)[0].split("/")
-    for part in parts if with_stem else parts[:-1]:
-        if found := SPLIT_WORD.search(part):
-            return SPLITS[found[1].lower()]
+    for part in reversed(parts if with_stem else parts[:-1]):
+        if found := SPLIT_WORD.search(part) or MEDICAL_WORD.search(part):
+            return SPLITS[found[1][:2].lower()]
     return ""
 
 
@@ -150,3 +154,18 @@ def grouped(items: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     for key, value in items:
         groups[key].append(value)
     return groups
+
+
+def size_of(picture: Path, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+    """Height and width of a picture as stored, unless they are known.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if height and width:
+        return height, width
+    try:
+        with Image.open(picture) as image:
+            return image.height, image.width
+    except Exception as error:  # Pillow has half a dozen classes for what may be wrong with a file
+        raise UserError(f"{picture} cannot be read: {error}") from error

@@ -25,6 +25,7 @@ from common.images import (
     read_values,
 )
 
+LEAST_NUMBERS = 6  # of an outline: three points
 SHAPE_KINDS = ("polygon", "rectangle", "circle", "mask")  # of labelme's, with an area
 
 
@@ -233,6 +234,8 @@ def open_image(content: bytes, path: str) -> Image.Image:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableError(f"{path} promises more than {MAX_PIXELS:,} pixels")
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            raise UnreadableError(f"{path} holds {count} images: a label is one")
         image.load()
     except UnreadableError:
         raise

@@ -17,7 +17,7 @@ from PIL import Image
 from preparation.files import SPLIT_WORD, SourceFiles, split_of
 from preparation.labels import Label, LabelFile
 from preparation.tables import ClassTable
-from utils import abbreviate
+from utils import UserError, abbreviate
 
 PICTURE_WORDS = {
     "images", "image", "img", "imgs", "jpegimages", "leftimg8bit", "pictures", "photos", "rgb",
@@ -28,9 +28,10 @@ LABEL_WORDS = {
     "segs", "segmentation", "segmentations", "groundtruth", "semantic",
 }  # fmt: skip
 OTHER_WORDS = {
-    "segmentationobject", "instance", "instances", "instanceids", "color", "polygons", "panoptic",
+    "segmentationobject", "instance", "instances", "instanceids", "polygons", "panoptic", "depth",
+    "disparity", "normal", "normals", "flow",
 }  # fmt: skip
-# Ends of names that say what a file is, longest first; those of labels that are preferred first.
+# Ends of names that say what a file is, longest first.
 PICTURE_ENDS = ("_leftImg8bit", "_image", "_img", "_rgb", "_sat")
 LABEL_ENDS = (
     "_gtFine_labelTrainIds", "_gtCoarse_labelTrainIds", "_labelTrainIds", "_train_id",
@@ -78,7 +79,7 @@ class NamedFile:
 
     Attributes:
         name: in the source.
-        role: "picture", "label", "other", or "" where no word tells.
+        role: "picture", "label", "other", "both", or "" where no word tells.
         folders: what is left of its folders, as a key.
         stems: of the file's name, as it is and without words for what it is.
         rank: of the kind of label; less is better.
@@ -105,7 +106,12 @@ def match(files: SourceFiles, label_name: str | None = None) -> Found:
     pictures = [image for image in images if image.role == "picture"]
     labels = [image for image in images if image.role == "label"]
     found = Found("")
-    chosen = match_files(pictures, labels, found)
+    if others := sorted(
+        {os.path.dirname(image.name) or "." for image in images}
+        - {os.path.dirname(image.name) or "." for image in (*pictures, *labels)}
+    ):
+        found.left_out["folders of neither pictures nor labels"] = others
+    chosen = match_files(files, pictures, labels, found)
     found.form = form_of(chosen)
     for picture, label in chosen:
         split = split_of(picture.name) or split_of(label.name)
@@ -116,7 +122,7 @@ def match(files: SourceFiles, label_name: str | None = None) -> Found:
 
 
 def match_files(
-    pictures: Sequence[NamedFile], labels: Sequence[NamedFile], found: Found
+    files: SourceFiles, pictures: Sequence[NamedFile], labels: Sequence[NamedFile], found: Found
 ) -> list[tuple[NamedFile, NamedFile]]:
     """The label of each picture; notes what is left out."""
     by_key: dict[tuple, list[NamedFile]] = defaultdict(list)
@@ -127,11 +133,15 @@ def match_files(
             by_stem[stem].append(label)
     stems = Counter(picture.stems[0] for picture in pictures)
     chosen: list[tuple[NamedFile, NamedFile]] = []
-    taken: set[str] = set()
+    taken: dict[str, NamedFile] = {}
     for picture in pictures:
         keys = [by_key[picture.folders, stem] for stem in picture.stems]
-        # In folders that have no words in common, names that occur once.
-        keys += [by_stem[stem] for stem in picture.stems if stems[picture.stems[0]] == 1]
+        # In folders that have no words in common, names that occur once; never of another split.
+        if stems[picture.stems[0]] == 1:
+            keys += [
+                [label for label in by_stem[stem] if may_share_split(picture.name, label.name)]
+                for stem in picture.stems
+            ]
         candidates = next((labels for labels in keys if labels), [])
         best = [label for label in candidates if label.rank == min(c.rank for c in candidates)]
         if not best:
@@ -142,14 +152,36 @@ def match_files(
             )
         elif best[0].name in taken:
             found.left_out["pictures whose label another one has already"].append(picture.name)
+            refuse_other_folder(files, picture, taken[best[0].name])
         else:
-            taken.add(best[0].name)
+            taken[best[0].name] = picture
             chosen.append((picture, best[0]))
-    rank = max((label.rank for _, label in chosen), default=0)
-    spare = [label.name for label in labels if label.name not in taken and label.rank <= rank]
+    rank = min((label.rank for _, label in chosen), default=0)
+    if other := [picture.name for picture, label in chosen if label.rank > rank]:
+        found.left_out["pictures with labels of another kind"] = other
+    chosen = [pair for pair in chosen if pair[1].rank == rank]
+    spare = [label.name for label in labels if label.name not in taken and label.rank == rank]
     if spare:
         found.left_out["labels without a picture"] = spare
     return chosen
+
+
+def may_share_split(one: str, other: str) -> bool:
+    """Whether the folders of two files do not tell different splits."""
+    return len({split_of(one), split_of(other)} - {""}) < 2
+
+
+def refuse_other_folder(files: SourceFiles, picture: NamedFile, other: NamedFile) -> None:
+    """Refuse two pictures of one label that lie in different folders, such as rgb and depth.
+
+    Raises:
+        UserError: they do.
+    """
+    if os.path.dirname(picture.name) != os.path.dirname(other.name):
+        raise UserError(
+            f"{files.root}: {other.name} and {picture.name} have the same label: which folder has "
+            "the pictures? Take the other one out"
+        )
 
 
 def parts_of(name: str) -> NamedFile:
@@ -160,12 +192,13 @@ def parts_of(name: str) -> NamedFile:
     for folder in folders:
         words = [w for w in re.split(r"[_\-. ]+", SPLIT_WORD.sub(" ", folder)) if w]
         kinds = [kind_of(word) for word in words]
-        role = next((kind for kind in reversed(kinds) if kind), role)
+        told = {kind for kind in kinds if kind}
+        role = ("both" if len(told) > 1 else told.pop()) if told else role
         rest = [word for word, kind in zip(words, kinds, strict=True) if not kind]
         split = split_of(f"{folder}/")
         left += [part for part in (split, "_".join(rest).lower()) if part]
     stems = [stem]
-    rank = len(LABEL_ENDS)
+    rank = 1
     inner, ending = os.path.splitext(stem)
     if ending.lower() in (".jpg", ".jpeg", ".png"):  # as in x.jpg.png
         stems.append(inner)
@@ -173,7 +206,7 @@ def parts_of(name: str) -> NamedFile:
     if any(stem.endswith(end) for end in OTHER_ENDS):
         role = "other"
     elif role != "picture" and end:
-        role, rank = "label", LABEL_ENDS.index(end)
+        role, rank = "label", rank_of(end)
         stems.append(stem.removesuffix(end))
     elif role != "label" and (end := next((e for e in PICTURE_ENDS if stem.endswith(e)), "")):
         role = "picture"
@@ -194,8 +227,8 @@ def kind_of(word: str) -> str:
 
 def with_label_name(name: str, label_name: str) -> NamedFile:
     """The parts of an image's name, where the user tells how labels are called."""
-    pattern = re.escape(label_name).replace(r"\{stem\}", "(.+)")
-    found = re.fullmatch(pattern, name.rpartition("/")[2])
+    pattern = re.escape(label_name).replace(r"\{stem\}", "([^/]+)")
+    found = re.fullmatch(rf"(?:.*/)?{pattern}", name)
     parts = parts_of(name)
     if found:
         return NamedFile(name, "label", parts.folders, (found[1],))
@@ -210,8 +243,12 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
     stems = {(os.path.dirname(image.name), image.stems[0]) for image in images}
     images = [beside_picture(image, stems) for image in images]
     known = {image.role for image in images}
+    if "label" not in known and "both" in known:  # as in mask_images, unless there are masks, too
+        images = [with_role(i, "label") if i.role == "both" else i for i in images]
+        known = {image.role for image in images}
     if "label" in known:
-        return [with_role(image, image.role or "picture") for image in images]
+        rest = "other" if "picture" in known else "picture"
+        return [with_role(image, image.role or rest) for image in images]
     groups: dict[tuple[str, str], list[NamedFile]] = defaultdict(list)
     for image in images:
         path = Path(image.name)
@@ -228,11 +265,16 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
 def beside_picture(image: NamedFile, stems: set[tuple[str, str]]) -> NamedFile:
     """The image, a label if its name is that of one beside it with an end for labels."""
     folder, stem = os.path.dirname(image.name), image.stems[0]
-    for rank, end in enumerate(LABEL_ENDS):
+    for end in LABEL_ENDS:
         if stem.endswith(end) and (folder, stem.removesuffix(end)) in stems:
             names = (stem, stem.removesuffix(end))
-            return NamedFile(image.name, "label", image.folders, names, rank)
+            return NamedFile(image.name, "label", image.folders, names, rank_of(end))
     return image
+
+
+def rank_of(end: str) -> int:
+    """The rank of labels with an end: Cityscapes' training ids come before its ids."""
+    return 0 if end.lower().endswith(("trainids", "train_id")) else 2 if "Ids" in end else 1
 
 
 def with_role(image: NamedFile, role: str, folders: tuple[str, ...] | None = None) -> NamedFile:

@@ -9,19 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preparation.survey import Survey, Tally
+from preparation.survey import Tally
 
-RAMPS = 0.1  # share of neighbours that rise or fall twice, above which labels were interpolated
-LEAST_STEPS = 200  # triples whose share says something
-INSIDE = 0.2  # share of a value's pixels that are inside, below which only edges have it
+INSIDE = 0.2  # share of a code's pixels that are inside, below which only edges have it
 LEAST_GAP = 16  # between values, which interpolation cannot bridge unseen
 OWN_SHARE = 0.5  # of the pixels of all values near one, which that has itself
-
-
-def has_soft_values(found: Survey) -> bool:
-    """Whether labels hold values that are no class's own."""
-    ends, ramps = found.steps
-    return found.is_lossy or ramps > RAMPS * max(ends, LEAST_STEPS)
 
 
 def own_values(tallies: dict[int, Tally], given: Sequence[int] = ()) -> list[int]:

@@ -1,12 +1,14 @@
 """Read a source: recognise its form, its classes and its splits."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.classes import ROOT
+from common.data_file import DATA_FILE, load_data
 from preparation import annotations, matching
 from preparation.conversion import unique_names
 from preparation.files import SourceFiles
@@ -56,6 +58,15 @@ class Source:
     pairs: list[Pair]
     remarks: list[str]
 
+    @property
+    def digest(self) -> str:
+        """A digest by which one knows the source again: its files, splits and classes."""
+        digest = hashlib.sha256(repr(self.table).encode(errors="backslashreplace"))
+        for pair in self.pairs:
+            line = f"{pair.picture}\t{pair.label.path}\t{pair.split}\n"
+            digest.update(line.encode(errors="backslashreplace"))
+        return digest.hexdigest()[:16]
+
 
 def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Source:
     """Read one source; `prefix` begins the names of its pictures.
@@ -86,33 +97,52 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
 
 
 def table_of(files: SourceFiles, found: Found, settings: SourceSettings) -> ClassTable | None:
-    """The class table that was given, or the source's own.
+    """The class table that was given, the source's own, or that of its labels' names.
 
     Raises:
         UserError: it is none.
     """
     if settings.list_class is not None:
         return replace(read_table(settings.list_class), of_source=False)
-    return found.table or table_in(files, found)
+    return found.table or own_table(files) or table_of_names(found)
 
 
-def table_in(files: SourceFiles, found: Found) -> ClassTable | None:
-    """The class table that a source has, or that the names of its labels tell.
+def own_table(files: SourceFiles) -> ClassTable | None:
+    """The class table among a source's files; the one nearest to the top.
 
     Raises:
-        UserError: what is called like one is none.
+        UserError: what is called like one is none, or two differ.
     """
-    names = [os.path.basename(pair.label.path) for pair in found.pairs]
-    for end, column in (("_labelTrainIds.png", "train_id"), ("_labelIds.png", "id")):
-        if all(name.endswith(end) for name in names):
-            return cityscapes(column)
-    name = files.first_named(*TABLE_NAMES)
-    if name is None:
-        return None
+    names = [name for name in files.names if os.path.basename(name).lower() in TABLE_NAMES]
+    depth = min((name.count("/") for name in names), default=0)
     try:
-        return parse_table(files.text(name), str(files.root / name))
+        tables = [
+            parse_table(files.text(name), str(files.root / name))
+            for name in names
+            if name.count("/") == depth
+        ]
     except UserError as error:
         raise UserError(f"{error}; or name a table by --list_class") from error
+    if len({tuple(row.name for row in table.rows) for table in tables}) > 1:
+        paths = abbreviate([table.path for table in tables])
+        raise UserError(f"class tables that differ: {paths}; name one by --list_class")
+    if not tables:
+        return None
+    table = max(tables, key=lambda table: (table.has_colours, table.has_values))
+    if (files.root / DATA_FILE).exists():  # it tells which value the first row has
+        first = load_data(files.root)["label_offset"]
+        rows = [replace(row, value=i) for i, row in enumerate(table.rows, first)]
+        return replace(table, rows=rows, counts_rows=False)
+    return table
+
+
+def table_of_names(found: Found) -> ClassTable | None:
+    """Cityscapes' table, where labels are called like Cityscapes'."""
+    names = [os.path.basename(pair.label.path) for pair in found.pairs]
+    for end, column in (("_labelTrainIds.png", "train_id"), ("_labelIds.png", "id")):
+        if names and all(name.endswith(end) for name in names):
+            return cityscapes(column)
+    return None
 
 
 def cityscapes(column: str) -> ClassTable:

@@ -9,35 +9,62 @@ import json
 import os
 import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.images import FORMATS
-from preparation.files import SourceFiles, split_of
+from preparation.files import SPLIT_WORD, SourceFiles, split_of
 from preparation.labels import LabelFile
-from preparation.matching import Found, FoundPair
+from preparation.matching import LABEL_WORDS, PICTURE_WORDS, Found, FoundPair
+from preparation.tables import plain
 from utils import UserError, abbreviate
 
-LIST_ENDINGS = (".txt", ".lst", ".csv", ".odgt")
+LIST_ENDINGS = (".txt", ".lst", ".csv", ".odgt", ".json")
 VAL_FRACTION = 0.2
 LEAST_FOUND = 0.5  # share of the lines of a list that name pictures of the source
+# Columns of a CSV by what its header calls them.
+SPLIT_COLUMNS = {"split", "subset", "set", "partition", "usage"}
+PICTURE_COLUMNS = PICTURE_WORDS | {"picture", "photo", "file", "filename", "imagepath", "path"}
+LABEL_COLUMNS = LABEL_WORDS | {"maskpath", "labelpath", "segm"}
+
+Row = tuple[str, str | None]  # a picture, and its label if a list names it
+
+
+@dataclass
+class SplitList:
+    """A list of a source.
+
+    Attributes:
+        name: of the file.
+        split: "train", "val" or "test".
+        rows: the pictures, and their labels where it names these.
+        missed: lines that name no picture.
+    """
+
+    name: str
+    split: str
+    rows: list[Row] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
 
 
 def use_lists(files: SourceFiles, found: Found) -> None:
     """Give pairs the splits of the lists in their source, if it has such; others are left out.
 
     A list that names labels, too, tells which label a picture has.
+
+    Raises:
+        UserError: a list names pictures that are not there, or lists contradict each other.
     """
     lists = read_lists(files, found)
     if not lists:
         return
     told: dict[str, tuple[str, str | None]] = {}
     for split in ("train", "val", "test"):  # a picture of two lists belongs to the later one
-        for name, rows in lists.items():
-            if split_of(name, with_stem=True) == split:
-                told |= {picture: (split, label) for picture, label in rows}
+        for part in lists:
+            if part.split == split:
+                told |= {picture: (split, label) for picture, label in part.rows}
     pairs = {pair.picture: pair for pair in found.pairs}
     for picture, (_, label) in told.items():
         if label is not None:
@@ -45,89 +72,168 @@ def use_lists(files: SourceFiles, found: Found) -> None:
     found.left_out.pop("labels without a picture", None)
     if unlisted := sorted({*pairs} - {*told}):
         found.left_out["pictures that no list names"] = unlisted
-    absent = sorted({*told} - {*pairs})
-    if absent:
+    if absent := sorted({*told} - {*pairs}):
         found.left_out["listed pictures without a label"] = absent
         found.left_out.pop("pictures without a label", None)
+    if missed := [f"{part.name}: {line}" for part in lists for line in part.missed]:
+        found.left_out["lines of lists that name no picture"] = missed
     splits = {picture: split for picture, (split, _) in told.items() if picture in pairs}
     found.pairs = [replace(pairs[picture], split=split) for picture, split in splits.items()]
-    found.remarks.append(f"splits by the lists {abbreviate([*lists])}")
+    named = dict.fromkeys(part.name for part in lists)
+    found.remarks.append(f"splits by the lists {abbreviate([*named])}")
 
 
-def read_lists(files: SourceFiles, found: Found) -> dict[str, list[tuple[str, str | None]]]:
-    """The lists of the folder whose lists fit best: rows of picture and label, or None.
+def read_lists(files: SourceFiles, found: Found) -> list[SplitList]:
+    """The lists of the folder whose lists fit best.
 
-    A list is a text whose name tells a split and whose lines name pictures of the source. Of
-    several folders with lists, as VOC has for each task, the one counts that names most pairs and
-    least else.
+    A list is a text whose name, or whose content, tells splits, and whose lines name pictures of
+    the source. Of several folders with lists, as VOC has for each task, the one counts that names
+    most pairs and least else.
+
+    Raises:
+        UserError: as `use_lists`.
     """
     paired = {pair.picture for pair in found.pairs}
-    by_folder: dict[str, dict[str, list[tuple[str, str | None]]]] = defaultdict(dict)
-    fitting: Counter[str] = Counter()
+    finder = Finder(files, [pair.picture for pair in found.pairs])
+    by_folder: dict[str, list[SplitList]] = defaultdict(list)
     for name in files.names:
-        if not name.lower().endswith(LIST_ENDINGS) or not split_of(Path(name).name + "/"):
-            continue
-        if not split_of(Path(name).stem + "/") or re.search("trainval", name, re.IGNORECASE):
-            continue
-        rows, missed = read_list(files, name, found)
-        if len(rows) < LEAST_FOUND * (len(rows) + len(missed)):
-            if any(cell.lower().endswith(FORMATS) for cell in missed):
-                raise UserError(
-                    f"{files.root / name} names pictures that are not there, such as {missed[0]}: "
-                    "mend it, or take it out of the source"
-                )
-            continue
-        folder = os.path.dirname(name)
-        by_folder[folder][name] = rows
-        named = [picture in paired or label is not None for picture, label in rows]
-        fitting[folder] += 2 * sum(named) - len(named) - len(missed)
-    if not by_folder:
-        return {}
-    return by_folder[max(by_folder, key=lambda folder: (fitting[folder], folder))]
+        if name.lower().endswith(LIST_ENDINGS):
+            for part in splits_in(files, name, finder):
+                if is_used(files, part):
+                    by_folder[os.path.dirname(name)].append(part)
+    fitting = {}
+    for folder, parts in by_folder.items():
+        # All but tests, if there is no list for training alone.
+        whole = [part for part in parts if re.search("trainval", part.name, re.IGNORECASE)]
+        others = [part for part in parts if part not in whole]
+        if any(part.split == "train" for part in others):
+            by_folder[folder] = others
+        rows = [row for part in by_folder[folder] for row in part.rows]
+        named = sum(picture in paired or label is not None for picture, label in rows)
+        fitting[folder] = 2 * named - len(rows) - sum(len(p.missed) for p in by_folder[folder])
+    best = [folder for folder, points in fitting.items() if points == max(fitting.values())]
+    if len(best) > 1:
+        raise UserError(
+            f"{files.root} has lists in several folders, {abbreviate(best)}, which fit alike: take "
+            "all but one out"
+        )
+    return by_folder[best[0]] if best else []
 
 
-def read_list(
-    files: SourceFiles, name: str, found: Found
-) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """The pictures, and labels or None, that a list names; and the lines that name none."""
-    rows, missed = [], []
-    pictures = [pair.picture for pair in found.pairs]
-    stems = {os.path.splitext(os.path.basename(picture))[0]: picture for picture in pictures}
-    for line in split_lines(files.text(name)):
-        cells = line if len(line) < 2 else [*line, " ".join(line)]
-        images = [image for cell in cells if (image := find_listed(files, name, cell, stems))]
-        if not images:
-            missed.append(" ".join(line))
-            continue
-        rows.append((images[0], images[1] if len(images) > 1 and images[1] != images[0] else None))
-    return rows, missed
+def is_used(files: SourceFiles, part: SplitList) -> bool:
+    """Whether a text is a list of the source's pictures.
+
+    Raises:
+        UserError: it names pictures, but hardly one of them is there.
+    """
+    if len(part.rows) >= LEAST_FOUND * (len(part.rows) + len(part.missed)):
+        return bool(part.rows)
+    if any(line.lower().endswith(FORMATS) for line in part.missed):
+        raise UserError(
+            f"{files.root / part.name} names pictures that are not there, such as "
+            f"{part.missed[0]}: mend it, or take it out of the source"
+        )
+    return False
 
 
-def split_lines(text: str) -> list[list[str]]:
-    """The cells of each line that is not empty; of JSON lines, the paths in them."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    cells = []
+class Finder:
+    """Finds the pictures that a list means, by a path, a bare stem, or a folder.
+
+    Args:
+        files: of the source.
+        pictures: those that have a label.
+    """
+
+    def __init__(self, files: SourceFiles, pictures: Sequence[str]):
+        self.files = files
+        self.stems: dict[str, list[str]] = defaultdict(list)
+        self.folders: dict[str, list[str]] = defaultdict(list)
+        for picture in pictures:
+            self.stems[os.path.splitext(os.path.basename(picture))[0]].append(picture)
+            self.folders[os.path.basename(os.path.dirname(picture))].append(picture)
+
+    def find(self, cell: str, list_name: str) -> str | None:
+        """The image that a cell names."""
+        cell = cell.strip()
+        if not cell:
+            return None
+        if os.path.isabs(cell) and os.path.exists(cell):
+            relative = os.path.relpath(os.path.realpath(cell), os.path.realpath(self.files.root))
+            cell = relative.replace(os.sep, "/")
+        if image := self.files.find(cell, near=list_name):
+            return image
+        candidates = self.stems.get(cell.rpartition("/")[2], [])
+        if len(candidates) > 1:
+            end = f"/{cell}"
+            candidates = [c for c in candidates if f"/{os.path.splitext(c)[0]}".endswith(end)]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def in_folder(self, cell: str) -> list[str]:
+        """The pictures in a folder, such as those of a video, that a cell names."""
+        pictures = self.folders.get(cell.strip().strip("/").rpartition("/")[2], [])
+        end = f"/{cell.strip().strip('/')}"
+        return [picture for picture in pictures if f"/{os.path.dirname(picture)}".endswith(end)]
+
+
+def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
+    """The lists in a text: one, if its name tells a split, or several, if its content does."""
+    if name.lower().endswith(".json"):
+        document = files.load_json(name)
+        if not isinstance(document, dict) or not all(
+            isinstance(v, list) for v in document.values()
+        ):
+            return []
+        parts = [(split_of(f"{key}/"), lines) for key, lines in document.items()]
+        if not all(split and all(isinstance(x, str) for x in lines) for split, lines in parts):
+            return []
+        return [read_rows(name, split, [[x] for x in lines], finder) for split, lines in parts]
+    split = split_of(name, with_stem=True)
+    is_csv = name.lower().endswith(".csv")
+    if not (is_csv or (split and SPLIT_WORD.search(Path(name).stem)) or Path(name).stem == "list"):
+        return []
+    lines = list(split_lines(files.text(name)))
+    header = [plain(cell) for cell in lines[0]] if is_csv and lines else []
+    if pictures := [i for i, word in enumerate(header) if word in PICTURE_COLUMNS]:
+        labels = [i for i, word in enumerate(header) if word in LABEL_COLUMNS]
+        columns = [*pictures[:1], *labels[:1]]
+        rows = [line for line in lines[1:] if len(line) == len(header)]
+        at = next((i for i, word in enumerate(header) if word in SPLIT_COLUMNS), None)
+        if at is not None:
+            by_split: dict[str, list[list[str]]] = defaultdict(list)
+            for row in rows:
+                by_split[split_of(f"{row[at]}/")].append([row[i] for i in columns])
+            return [read_rows(name, s, some, finder) for s, some in by_split.items() if s]
+        lines = [[row[i] for i in columns] for row in rows]
+    return [read_rows(name, split, lines, finder)] if split else []
+
+
+def read_rows(name: str, split: str, lines: Sequence[list[str]], finder: Finder) -> SplitList:
+    """A list from the cells of its lines."""
+    part = SplitList(name, split)
     for line in lines:
+        cells = line if len(line) < 2 else [*line, " ".join(line)]
+        images = [image for cell in cells if (image := finder.find(cell, name))]
+        if images:
+            label = images[1] if len(images) > 1 and images[1] != images[0] else None
+            part.rows.append((images[0], label))
+        elif pictures := finder.in_folder(cells[0]):
+            part.rows += [(picture, None) for picture in pictures]
+        else:
+            part.missed.append(" ".join(line))
+    return part
+
+
+def split_lines(text: str) -> Iterator[list[str]]:
+    """The cells of each line that is not empty; of JSON lines, the paths in them."""
+    for line in filter(None, map(str.strip, text.splitlines())):
         if line.startswith("{"):
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            cells.append([v for k, v in record.items() if k.startswith("fpath")])
+            yield [str(value) for key, value in record.items() if key.startswith("fpath")]
         else:
-            cells.append(next(csv.reader([line])) if "," in line else line.split())
-    return cells
-
-
-def find_listed(files: SourceFiles, list_name: str, cell: str, stems: dict[str, str]) -> str | None:
-    """The image that a cell names: a path, absolute or relative to anything, or a bare stem."""
-    cell = cell.strip()
-    if not cell:
-        return None
-    if os.path.isabs(cell) and os.path.exists(cell):
-        relative = os.path.relpath(os.path.realpath(cell), os.path.realpath(files.root))
-        cell = relative.replace(os.sep, "/")
-    return files.find(cell, near=list_name) or stems.get(cell.rpartition("/")[2])
+            yield next(csv.reader([line])) if "," in line else line.split()
 
 
 def complete(found: Found, val_fraction: float | None, seed: int) -> None:
@@ -135,9 +241,17 @@ def complete(found: Found, val_fraction: float | None, seed: int) -> None:
 
     With a fraction, pictures for validation are drawn from all but those for tests. Without, they
     are drawn only if the source names none: `VAL_FRACTION` of those for training.
+
+    Raises:
+        UserError: all pictures are for tests.
     """
     pairs = found.pairs
     splits = {pair.split for pair in pairs}
+    if splits == {"test"}:
+        raise UserError(
+            f"all {len(pairs):,} pairs are of a test split ({pairs[0].picture}), on which nothing "
+            "is trained: give a source with others, or whose folders and lists are called otherwise"
+        )
     drawn_from = {"", "train", "val"} if val_fraction is not None else {"", "train"}
     if val_fraction is None and "val" in splits and ({"", "train"} & splits):
         found.pairs = [replace(pair, split=pair.split or "train") for pair in pairs]
@@ -150,7 +264,7 @@ def complete(found: Found, val_fraction: float | None, seed: int) -> None:
         drawn_from = {"val"}  # a source of one split
     places = [place for place, pair in enumerate(pairs) if pair.split in drawn_from]
     if len(places) < 2:
-        return
+        raise UserError(f"{len(places)} pair to train on, and two are the least")
     fraction = VAL_FRACTION if val_fraction is None else val_fraction
     chosen = draw(places, fraction, seed)
     for place in places:

@@ -5,7 +5,7 @@ storage, and whether labels were turned with their pictures.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ from utils import UserError
 
 MOST_CODES = 2**16  # values or colours; labels with more are pictures
 ORIENTATION = 0x0112  # EXIF's tag
-MATCHING_SIDE = 512  # pixels of the long side of a picture whose edges are compared
+MOST_RAMPS, LEAST_ENDS = 0.07, 200  # see `is_blurred`
 # What makes an array as its EXIF orientation says, 2…8.
 TURNS = {
     2: lambda image: image[:, ::-1],
@@ -84,7 +84,8 @@ class LabelFacts:
     Attributes:
         values, colours: as far as it has them.
         palette: (index, colour) of a palette, as far as it is used; N x 2.
-        steps: triples of neighbours whose ends differ, and those of them that rise or fall twice.
+        is_blurred: whether neighbours rise or fall twice so often as only interpolation makes them.
+        is_lossy: whether its file was stored with loss.
         turn: how well label and picture fit as stored, and as EXIF turns them; None: not turned.
         defect: why it cannot be read, or "".
     """
@@ -92,7 +93,8 @@ class LabelFacts:
     values: Codes | None = None
     colours: Codes | None = None
     palette: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    steps: tuple[int, int] = (0, 0)
+    is_blurred: bool = False
+    is_lossy: bool = False
     turn: tuple[float, float] | None = None
     defect: str = ""
 
@@ -103,23 +105,25 @@ class Survey:
 
     Attributes:
         values, colours: tallies of what occurs.
-        num_values, num_colours: labels that have such.
+        num_labels, num_values, num_colours: labels that can be read, and those that have such.
         palette: the colours of each index that a palette has.
-        steps: as in `LabelFacts`, of all labels.
+        shared: values that occur beside another one than 0.
+        blurred, lossy: labels that are, as in `LabelFacts`.
         turns: pictures that EXIF turns, by their place: how well they fit, as in `LabelFacts`.
         defects: why labels cannot be read, by their place.
-        is_lossy: whether some labels are JPEGs.
     """
 
     values: dict[int, Tally] = field(default_factory=dict)
     colours: dict[int, Tally] = field(default_factory=dict)
+    num_labels: int = 0
     num_values: int = 0
     num_colours: int = 0
     palette: dict[int, set[int]] = field(default_factory=dict)
-    steps: tuple[int, int] = (0, 0)
+    shared: set[int] = field(default_factory=set)
+    blurred: list[str] = field(default_factory=list)
+    lossy: list[str] = field(default_factory=list)
     turns: dict[int, tuple[float, float]] = field(default_factory=dict)
     defects: dict[int, str] = field(default_factory=dict)
-    is_lossy: bool = False
 
     def add(self, place: int, facts: LabelFacts, label: str) -> None:
         """Count one label."""
@@ -135,14 +139,21 @@ class Survey:
                     tally.pixels += pixels
                     tally.inside += inside
                     tally.labels += 1
+        self.num_labels += 1
         self.num_values += facts.values is not None
         self.num_colours += facts.colours is not None
         for index, colour in facts.palette.tolist():
             self.palette.setdefault(index, set()).add(colour)
-        self.steps = (self.steps[0] + facts.steps[0], self.steps[1] + facts.steps[1])
+        if facts.values is not None:
+            visible = {*facts.values.codes.tolist()} - {0}
+            if len(visible) > 1:
+                self.shared |= visible
+        if facts.is_blurred:
+            self.blurred.append(label)
+        if facts.is_lossy:
+            self.lossy.append(label)
         if facts.turn is not None:
             self.turns[place] = facts.turn
-        self.is_lossy |= label.lower().endswith((".jpg", ".jpeg"))
 
 
 class FactsDataset(Dataset):
@@ -157,7 +168,8 @@ class FactsDataset(Dataset):
     def __getitem__(self, index: int) -> LabelFacts:
         pair = self.pairs[index]
         try:
-            return facts_of(pair.label.read(), pair.picture)
+            facts = facts_of(pair.label.read(), pair.picture)
+            return replace(facts, is_lossy=not pair.label.is_drawn and is_lossy(pair.label.path))
         except UserError as error:
             return LabelFacts(defect=str(error))
 
@@ -182,8 +194,8 @@ def facts_of(label: LabelImage, picture: str) -> LabelFacts:
         palette = np.stack([firsts[0], label.colours.ravel()[firsts[1]]], axis=1)
     plane = label.colours if label.values is None else label.values
     assert plane is not None
-    steps = (0, 0) if label.values is None else count_steps(label.values)
-    return LabelFacts(values, colours, palette, steps, fit(picture, plane))
+    blurred = label.values is not None and is_blurred(label.values)
+    return LabelFacts(values, colours, palette, blurred, turn=fit(picture, plane))
 
 
 def count(plane: np.ndarray) -> Codes:
@@ -205,11 +217,12 @@ def count(plane: np.ndarray) -> Codes:
     return Codes(codes[:MOST_CODES], pixels[:MOST_CODES], inside[:MOST_CODES])
 
 
-def count_steps(plane: np.ndarray) -> tuple[int, int]:
-    """Triples of neighbours in rows and columns whose ends differ; those that rise or fall twice.
+def is_blurred(plane: np.ndarray) -> bool:
+    """Whether interpolation made a label.
 
-    Interpolation between two areas makes the latter. Where areas meet as people draw them, hardly
-    any do.
+    Between two areas it leaves values that rise or fall from pixel to pixel. Of triples of
+    neighbours in rows and columns whose ends differ, those are more than a tenth then, and hardly
+    more than a fiftieth where areas meet as people draw them.
     """
     ends = ramps = 0
     for lines in (plane, plane.T):
@@ -217,7 +230,14 @@ def count_steps(plane: np.ndarray) -> tuple[int, int]:
         ends += int((first != last).sum())
         rises = (first < middle) & (middle < last)
         ramps += int((rises | ((first > middle) & (middle > last))).sum())
-    return ends, ramps
+    return ramps > MOST_RAMPS * max(ends, LEAST_ENDS)
+
+
+def is_lossy(path: str) -> bool:
+    """Whether a file is a JPEG or a WebP with loss."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    return start.startswith(b"\xff\xd8") or (start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8 ")
 
 
 def fit(picture: str, label: np.ndarray) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ with or without a header. Colours are three columns, or one such as `128,0,0` or
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -20,17 +20,24 @@ MOST_ROWS = MAX_VALUE + 1
 # Columns by what headers call them, in lower case without blanks and underscores.
 HEADERS = {
     "value": ("value", "pixelvalue", "id", "classid", "labelid", "index", "idx", "trainid"),
-    "name": ("name", "class", "classname", "category", "label", "labelname", "classes"),
+    "name": ("name", "classname", "labelname"),
+    "either": ("class", "category", "label", "classes"),  # a value or a name, by what is below
     "r": ("r", "red"),
     "g": ("g", "green"),
     "b": ("b", "blue"),
     "colour": ("color", "colour", "rgb", "hex", "colorrgb"),
 }
+BACKGROUND = "background"  # the class of what no outline covers
 # Names of what is no class: their pixels are unlabelled.
 UNLABELLED_NAMES = {
     "void", "ignore", "ignored", "ignoreregion", "unlabelled", "unlabeled", "unannotated",
-    "invalid", "dontcare", "outofroi", "boundary",
+    "invalid", "dontcare", "outofroi",
 }  # fmt: skip
+# Lines such as `3: car`, `3. car` and `car = 3`.
+NUMBERED_LINES = (
+    re.compile(r"(?P<value>\d+)\s*[:=.)]\s*(?P<name>\D.*)"),
+    re.compile(r"(?P<name>.*\S)\s*=\s*(?P<value>\d+)"),
+)
 HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 TRIPLE = re.compile(r"[(\[]?\s*(\d+)\s*[,; ]\s*(\d+)\s*[,; ]\s*(\d+)\s*[)\]]?")
 
@@ -62,17 +69,30 @@ class ClassTable:
     Attributes:
         path: where the table is, for messages.
         rows: the classes, each name once.
+        counts_rows: whether values are called an index: from 1 to N they may be numbers of rows.
         of_source: whether it came with the labels, rather than from elsewhere.
     """
 
     path: str
     rows: list[ClassRow]
+    counts_rows: bool = False
     of_source: bool = True
 
     @property
-    def counted_from_1(self) -> bool:
-        """Whether values are 1…N: then they may be numbers of rows rather than values in labels."""
-        return [row.value for row in self.rows] == list(range(1, len(self.rows) + 1))
+    def has_values(self) -> bool:
+        """Whether it tells the value of each class in labels."""
+        return all(row.value is not None for row in self.rows) and not self.is_numbered
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its values may be numbers of rows rather than values in labels."""
+        numbers = list(range(1, len(self.rows) + 1))
+        return self.counts_rows and [row.value for row in self.rows] == numbers
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether it tells the colour of some class."""
+        return any(row.colours for row in self.rows)
 
 
 def read_table(path: str | Path) -> ClassTable:
@@ -81,6 +101,9 @@ def read_table(path: str | Path) -> ClassTable:
     Raises:
         UserError: the file is no such table; the row and column that are wrong are named.
     """
+    if str(path).lower().endswith((".yaml", ".yml")):
+        rows = [ClassRow(name, value) for value, name in read_yaml_names(Path(path)).items()]
+        return ClassTable(str(path), rows)
     file = ROOT / path if path == ADE20K_CLASSES else Path(path)
     try:
         content = file.read_text(encoding="utf-8-sig")
@@ -106,15 +129,53 @@ def parse_table(content: str, path: str) -> ClassTable:
     if all(re.fullmatch(r"[^:]+:(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines):  # CVAT
         cells = [line.split(":")[:2] for line in lines]
         return merged(path, enumerate(({"name": n, "colour": c} for n, c in cells), 1))
+    if lines[0] == "__ignore__":  # labelme's, which counts it as -1
+        lines = lines[1:]
+    for pattern in NUMBERED_LINES:
+        found = [pattern.fullmatch(line) for line in lines]
+        if all(found):
+            return merged(path, enumerate((match.groupdict() for match in found if match), 1))
     cells = split_cells(lines)
-    names = [column_of(cell) for cell in cells[0]]
-    first = 1
-    if "name" in names and not any(is_number(cells[0], i) for i in range(len(names))):
-        cells, first = cells[1:], 2
+    kinds = [column_of(cell) for cell in cells[0]]
+    is_header = {"name", "either"} & {*kinds} and not any(
+        is_number(cells[0], i) for i in range(len(kinds))
+    )
+    if is_header:
+        names, first = header_columns(kinds, cells, path), 2
+        words = [plain(cell) for cell, name in zip(cells[0], names, strict=True) if name == "value"]
+        counts_rows = words[:1] in (["index"], ["idx"])
+        cells = cells[1:]
     else:
-        names = guess_columns(cells, path)
+        names, first, counts_rows = guess_columns(cells, path), 1, True
     rows = ({name: cell for name, cell in zip(names, row, strict=False) if name} for row in cells)
-    return merged(path, enumerate(rows, first))
+    return replace(merged(path, enumerate(rows, first)), counts_rows=counts_rows)
+
+
+def header_columns(kinds: Sequence[str], cells: Sequence[Sequence[str]], path: str) -> list[str]:
+    """What the columns of a table are, by the kinds that its header tells, and the rows below.
+
+    Raises:
+        UserError: two columns may be the same, or an unknown one may be the values.
+    """
+    names = []
+    for i, kind in enumerate(kinds):
+        is_value = all(is_number(row, i) for row in cells[1:])
+        if kind == "either":
+            kind = "value" if is_value else "name"
+        elif not kind and is_value and "name" in kinds and not {"value", "r", "colour"} & {*kinds}:
+            raise UserError(
+                f"the class table {path}: is the column {cells[0][i]!r} the value in labels? Call "
+                "it value, or take it out"
+            )
+        names.append(kind)
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        called = [cell for cell, name in zip(cells[0], names, strict=True) if name == twice[0]]
+        raise UserError(
+            f"the class table {path}: which column is the {twice[0]}, {' or '.join(called)}? Take "
+            "the others out"
+        )
+    return names
 
 
 def split_cells(lines: Sequence[str]) -> list[list[str]]:
@@ -207,6 +268,8 @@ def merged(path: str, rows: Iterable[tuple[int, dict[str, str]]]) -> ClassTable:
         row = parse_row(cells, where)
         known = classes.setdefault(row.name, row)
         if known is not row:
+            if row.value is None and not row.colours:
+                raise UserError(f"{where}: {row.name} is there twice")
             if row.value is not None and row.value != known.value:
                 raise UserError(f"{where}: {row.name} has the values {known.value} and {row.value}")
             known.colours += row.colours
@@ -244,6 +307,26 @@ def parse_row(cells: dict[str, str], where: str) -> ClassRow:
     return ClassRow(name, value, colours)
 
 
+def read_yaml_names(path: Path) -> dict[int, str]:
+    """The names in a YAML file such as YOLO's data.yaml, by the values of their classes.
+
+    Raises:
+        UserError: there are none, or the package that reads it is missing.
+    """
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UserError(f"{path} needs the package PyYAML: pip install PyYAML") from error
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+        named = names.items() if isinstance(names, dict) else enumerate(names)
+        return {int(value): str(name) for value, name in named}
+    except OSError as error:
+        raise UserError(f"the class table {path}: {error.strerror}") from error
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has no `names` of classes: {error!r}") from error
+
+
 def whole(text: str, what: str, highest: int) -> int:
     """A whole number of 0…highest.
 
@@ -271,3 +354,17 @@ def parse_colour(text: str) -> int | None:
 def plain(text: str) -> str:
     """A word in lower case, without what stands between its parts."""
     return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def enumerated(names: Sequence[str], path: str) -> tuple[dict[str, int], ClassTable]:
+    """Values by class, 1…N, and their table: what no outline covers is the background, 0.
+
+    Raises:
+        UserError: a name is there twice.
+    """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: {twice[0]} is the name of two classes")
+    own = [name for name in names if plain(name) == BACKGROUND]
+    others = [name for name in names if name not in own]
+    rows = [ClassRow(name, value) for value, name in enumerate([*(own or [BACKGROUND]), *others])]
+    return {row.name: row.value or 0 for row in rows}, ClassTable(path, rows)

@@ -26,7 +26,7 @@ def flags(**settings: object) -> list[str]:
 
 # A real network on small pictures, without worker processes.
 SMALL = flags(
-    arch_encoder="resnet34_dilated16",
+    arch_encoder="resnet18dilated",
     weights_encoder="none",
     device="cpu",
     amp="off",

@@ -45,12 +45,12 @@ def run(data: Data) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     for suffix in ("_best.pth", "_latest.pth"):
-        encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+        encoder = ModelBuilder.build_encoder("resnet18dilated", weights="none")
         decoder = ModelBuilder.build_decoder(num_class=data.num_class)
         torch.save(encoder.state_dict(), folder / f"encoder{suffix}")
         torch.save(decoder.state_dict(), folder / f"decoder{suffix}")
     config = {
-        "arch_encoder": "resnet34_dilated16",
+        "arch_encoder": "resnet18dilated",
         "arch_decoder": "c1_bilinear",
         "fc_dim": 512,
         "num_class": data.num_class,
@@ -133,7 +133,7 @@ def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_pat
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "here/ckpt").iterdir()
     assert folder.name.startswith(
-        "baseline-resnet34_dilated16-c1_bilinear-ngpus1-batchSize3-imgSize32-segSize32"
+        "baseline-resnet18dilated-c1_bilinear-ngpus1-batchSize3-imgSize32-segSize32"
         "-lr_encoder0.001-lr_decoder0.01-epoch1-decay0.0001-"
     )
 
@@ -220,7 +220,7 @@ def test_learning_rates_decay_every_iteration(script, data):
 @pytest.mark.slow
 def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
     parts = {
-        "encoder": ModelBuilder.build_encoder("resnet34_dilated16", weights="none"),
+        "encoder": ModelBuilder.build_encoder("resnet18dilated", weights="none"),
         "decoder": ModelBuilder.build_decoder("psp_bilinear", num_class=data.num_class),
     }
     options = flags(id="mine", num_epoch=1, arch_decoder="psp_bilinear", fix_bn=1, weight_decay=0)
@@ -242,7 +242,7 @@ def test_fix_bn_freezes_batchnorm_and_nothing_else(script, data, tmp_path):
 
 @pytest.mark.slow
 def test_fix_bn_lets_a_decoder_without_initial_weights_learn(script, data, tmp_path):
-    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    encoder = ModelBuilder.build_encoder("resnet18dilated", weights="none")
     torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
     options = flags(id="mine", num_epoch=1, arch_decoder="psp_bilinear", fix_bn=1)
     options += flags(weights_encoder=tmp_path / "encoder.pth")
@@ -325,7 +325,7 @@ def test_best_weights_are_those_of_the_highest_mean_iou(script, data, monkeypatc
 
 @pytest.mark.slow
 def test_validation_uses_running_statistics_and_changes_nothing(data, tmp_path):
-    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    encoder = ModelBuilder.build_encoder("resnet18dilated", weights="none")
     model = SegmentationModel(encoder, ModelBuilder.build_decoder(num_class=4)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folders = (data.folder / "images", data.folder / "annotations")
@@ -463,7 +463,7 @@ def test_test_scales_the_short_side_to_the_size_asked_for(script, data, run, mon
 @pytest.mark.slow
 def test_eval_takes_a_plain_pair_of_weights_with_the_flags(script, data, run):
     (run / "config.json").unlink()
-    options = flags(id="run", scales=1, workers=0, arch_encoder="resnet34_dilated16")
+    options = flags(id="run", scales=1, workers=0, arch_encoder="resnet18dilated")
     result = script("eval.py", *options, *data.flags[2:])
     assert result.code == 0, result.err
 

@@ -253,7 +253,7 @@ def test_sizes_and_shares_are_those_of_the_files(sound, script):
         (["nowhere", "--data", "mine"], "nowhere is no folder"),
         (["nowhere", "--data", "mine", "--num_class", "0"], "--num_class"),
         (["nowhere", "--data", "mine", "--list_class", "none.csv"], "nowhere"),
-        (["nowhere", "--data", "/dev/null/a"], "--data"),
+        (["data", "--data", "/dev/null/a"], "--data"),
     ],
 )
 def test_wrong_flags_are_one_line_and_exit_code_2(args, culprit, script):

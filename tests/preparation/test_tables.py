@@ -2,7 +2,7 @@
 
 import pytest
 
-from preparation.tables import parse_table
+from preparation.tables import parse_table, read_table
 from utils import UserError
 
 RED, GREEN = 0xFF0000, 0x00FF00
@@ -37,6 +37,11 @@ def test_names_and_colours(text):
         "Pixel Value, Class\n7, road\n12, traffic light 2",
         "name,id\nroad,7\ntraffic light 2,12",
         "7 road\n12 traffic light 2",
+        "7: road\n12: traffic light 2",
+        "7. road\n12. traffic light 2",
+        "road = 7\ntraffic light 2 = 12",
+        "label,name\n7,road\n12,traffic light 2",
+        "Class;Label\nroad;7\ntraffic light 2;12",
         "Idx\tRatio\tVal\tStuff\tName\n7\t0.1\t2\t3\troad\n12\t0.1\t2\t3\ttraffic light 2",
     ],
 )
@@ -48,6 +53,18 @@ def test_names_and_values(text):
 def test_names_alone():
     rows = parse_table("background\nwall, fence\nclass 12\n", "t.txt").rows
     assert [row.name for row in rows] == ["background", "wall, fence", "class 12"]
+
+
+def test_labelmes_list_and_yolos_yaml(tmp_path):
+    rows = parse_table("__ignore__\n_background_\nroad", "labels.txt").rows
+    assert [row.name for row in rows] == ["_background_", "road"]
+    pytest.importorskip("yaml")
+    (tmp_path / "data.yaml").write_text("names: {2: road, '10': wall}")
+    rows = read_table(tmp_path / "data.yaml").rows
+    assert [(row.name, row.value) for row in rows] == [("road", 2), ("wall", 10)]
+    (tmp_path / "data.yaml").write_text("[")
+    with pytest.raises(UserError, match="no `names`"):
+        read_table(tmp_path / "data.yaml")
 
 
 def test_a_class_may_have_two_colours_and_rows_that_are_no_class_are_known():
@@ -67,6 +84,9 @@ def test_a_class_may_have_two_colours_and_rows_that_are_no_class_are_known():
         ("value,name\n1,road\n70000,wall", "row 3: the value is 70000"),
         ("value,name\n1,", "row 2: '' is no plain and short name"),
         ("", "is empty"),
+        ("road\nwall\nroad", "row 3: road is there twice"),
+        ("id,name,train_id\n1,road,0", "which column is the value, id or train_id?"),
+        ("code,name\n1,road", "is the column 'code' the value in labels?"),
         ("a,b\nc,d", "cannot be told apart; give them a header"),
     ],
 )

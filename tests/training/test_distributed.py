@@ -76,7 +76,7 @@ def test_a_launcher_that_nohup_started_outlives_its_terminal(tmp_path):
 def test_many_processes_train_the_network_that_one_trains(class_weight, numbers, data, tmp_path):
     """With BatchNorm frozen. The last step has two pictures: the third process has none."""
     torch.manual_seed(0)
-    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    encoder = ModelBuilder.build_encoder("resnet18dilated", weights="none")
     torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
     torch.save(ModelBuilder.build_decoder(num_class=4).state_dict(), tmp_path / "decoder.pth")
     outcomes = {}
@@ -136,11 +136,11 @@ def test_a_shared_evaluation_gives_the_very_scores_and_report_of_one_process(dat
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     for part in (
-        ("encoder", ModelBuilder.build_encoder("resnet34_dilated16", weights="none")),
+        ("encoder", ModelBuilder.build_encoder("resnet18dilated", weights="none")),
         ("decoder", ModelBuilder.build_decoder(num_class=4)),
     ):
         torch.save(part[1].state_dict(), folder / f"{part[0]}_best.pth")
-    flags = ["--id", "run", "--arch_encoder", "resnet34_dilated16", *data.flags[2:]]
+    flags = ["--id", "run", "--arch_encoder", "resnet18dilated", *data.flags[2:]]
     flags += ["--amp", "off", "--workers", 0, "--report", 1]
     outcomes = []
     for processes in (1, 2, 3):

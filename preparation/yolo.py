@@ -1,0 +1,119 @@
+"""YOLO's outlines: a text for each picture, a line for each outline."""
+
+import re
+from collections.abc import Iterable
+
+from preparation import matching
+from preparation.files import SourceFiles, size_of, split_of
+from preparation.labels import Outlines
+from preparation.matching import Found, FoundPair
+from preparation.tables import enumerated, parse_table, read_yaml_names
+from utils import UserError, abbreviate
+
+YOLO_LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}")
+
+
+def read_yolo(files: SourceFiles) -> Found | None:
+    """Pairs of YOLO's outlines: a text for each picture, a line for each outline.
+
+    Raises:
+        UserError: the lines are boxes, or the names of the classes are missing.
+    """
+    texts = {}
+    for name in files.with_ending(".txt"):
+        picture = picture_of_text(files, name)
+        if picture is not None and is_yolo(files.text(name)):
+            texts[name] = picture
+    if not texts:
+        return None
+    if not any(files.text(name).strip() for name in texts):
+        return None
+    if any(len(line.split()) == 5 for name in texts for line in files.text(name).splitlines()):
+        if matching.match(files).pairs:
+            return None  # boxes beside masks
+        raise UserError(
+            f"{files.root} has YOLO's boxes rather than outlines: segmentation needs those"
+        )
+    names = yolo_classes(files)
+    without = sorted({*files.images} - {*texts.values()})
+    found = Found(f"YOLO's outlines, {len(texts):,} files")
+    if without:
+        found.left_out["pictures without a text of outlines"] = without
+    if not names:
+        names = {i: f"class {i + 1}" for i in range(highest_index(files, texts) + 1)}
+        found.remarks.append("no data.yaml or classes.txt: classes have numbers for names")
+    values, found.table = enumerated([*names.values()], "the names of its classes")
+    splits = yolo_splits(files)
+    for name, picture in texts.items():
+        outlines = []
+        height, width = size_of(files.root / picture)
+        for numbers in (line.split() for line in files.text(name).splitlines() if line.strip()):
+            index = int(float(numbers[0]))
+            if index not in names:
+                raise UserError(f"{files.root / name} has class {index}, which has no name")
+            points = [float(x) * (width, height)[i % 2] for i, x in enumerate(numbers[1:])]
+            outlines.append((values[names[index]], tuple(points)))
+        label = Outlines(str(files.root / name), (height, width), tuple(outlines))
+        split = next((s for folder, s in splits.items() if f"/{folder}/" in f"/{picture}"), "")
+        found.pairs.append(FoundPair(picture, label, split or split_of(picture)))
+    return found
+
+
+def highest_index(files: SourceFiles, texts: Iterable[str]) -> int:
+    """The highest class in YOLO's texts."""
+    lines = (line for name in texts for line in files.text(name).splitlines() if line.strip())
+    return max((int(float(line.split()[0])) for line in lines), default=0)
+
+
+def picture_of_text(files: SourceFiles, name: str) -> str | None:
+    """The picture of a text: beside it, or in `images` where the text is in `labels`."""
+    stem = name.removesuffix(".txt")
+    parts = stem.split("/")
+    at = max((i for i, part in enumerate(parts[:-1]) if part == "labels"), default=None)
+    if at is not None:
+        stem = "/".join([*parts[:at], "images", *parts[at + 1 :]])
+    return files.image_with_stem(stem)
+
+
+def is_yolo(text: str) -> bool:
+    """Whether a text has a line of an index and points for each outline; it may be empty."""
+    for line in text.splitlines():
+        if line.strip() and not YOLO_LINE.fullmatch(line.strip()):
+            return False
+        if line.strip() and len(line.split()) % 2 == 0:
+            return False
+    return True
+
+
+def yolo_classes(files: SourceFiles) -> dict[int, str]:
+    """The names of YOLO's classes by their number, if there is a file of them.
+
+    Raises:
+        UserError: the file is damaged, the package that reads it is missing, or files differ.
+    """
+    tables = {}
+    for name in (*files.with_ending(".yaml"), *files.with_ending(".yml")):
+        if re.search(r"^(train|val|path)\s*:", files.text(name), re.MULTILINE):
+            tables[name] = read_yaml_names(files.root / name)
+    if len({tuple(names.items()) for names in tables.values()}) > 1:
+        raise UserError(f"{files.root}: {abbreviate([*tables])} name different classes: keep one")
+    if tables:
+        return next(iter(tables.values()))
+    if listed := files.first_named("classes.txt", "obj.names"):
+        table = parse_table(files.text(listed), str(files.root / listed))
+        return {index: row.name for index, row in enumerate(table.rows)}
+    return {}
+
+
+def yolo_splits(files: SourceFiles) -> dict[str, str]:
+    """The splits of folders of pictures, as YOLO's data.yaml tells them."""
+    lines = [
+        line.split(":", 1)
+        for name in (*files.with_ending(".yaml"), *files.with_ending(".yml"))
+        for line in files.text(name).splitlines()
+        if re.match(r"(train|val|test)\s*:", line)
+    ]
+    folders = ((key.strip(), value.partition("#")[0].strip(" '\"")) for key, value in lines)
+    return {
+        re.sub(r"^(\.*/)+", "", folder).strip("/"): split for split, folder in folders if folder
+    }
