@@ -78,9 +78,9 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
     found = annotations.recognise(files) if settings.label_name is None else None
     found = found or matching.match(files, settings.label_name)
     use_lists(files, found)
-    complete(found, settings.val_fraction, settings.seed)
     if len(found.pairs) < 2:
         raise UserError(matching.too_few(files, found))
+    complete(found, settings.val_fraction, settings.seed)
     table = table_of(files, found, settings)
     left_out = [
         f"{what}, left out ({len(names)}): {abbreviate(names)}"

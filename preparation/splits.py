@@ -24,6 +24,7 @@ from utils import UserError, abbreviate
 LIST_ENDINGS = (".txt", ".lst", ".csv", ".odgt", ".json")
 VAL_FRACTION = 0.2
 LEAST_FOUND = 0.5  # share of the lines of a list that name pictures of the source
+WHOLE = re.compile("trainval", re.IGNORECASE)  # a list of both
 # Columns of a CSV by what its header calls them.
 SPLIT_COLUMNS = {"split", "subset", "set", "partition", "usage"}
 PICTURE_COLUMNS = PICTURE_WORDS | {"picture", "photo", "file", "filename", "imagepath", "path"}
@@ -100,11 +101,13 @@ def read_lists(files: SourceFiles, found: Found) -> list[SplitList]:
         if name.lower().endswith(LIST_ENDINGS):
             for part in splits_in(files, name, finder):
                 if is_used(files, part):
-                    by_folder[os.path.dirname(name)].append(part)
+                    folder = os.path.dirname(name)
+                    # The folder of the folders train, val and test, if these tell the split.
+                    by_folder[folder if split_word(name) else os.path.dirname(folder)].append(part)
     fitting = {}
     for folder, parts in by_folder.items():
         # All but tests, if there is no list for training alone.
-        whole = [part for part in parts if re.search("trainval", part.name, re.IGNORECASE)]
+        whole = [part for part in parts if WHOLE.search(part.name)]
         others = [part for part in parts if part not in whole]
         if any(part.split == "train" for part in others):
             by_folder[folder] = others
@@ -187,9 +190,9 @@ def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
         if not all(split and all(isinstance(x, str) for x in lines) for split, lines in parts):
             return []
         return [read_rows(name, split, [[x] for x in lines], finder) for split, lines in parts]
-    split = split_of(name, with_stem=True)
+    split = "train" if WHOLE.search(name) else split_of(name, with_stem=True)
     is_csv = name.lower().endswith(".csv")
-    if not (is_csv or (split and SPLIT_WORD.search(Path(name).stem)) or Path(name).stem == "list"):
+    if not (is_csv or split_word(name) or Path(name).stem == "list"):
         return []
     lines = list(split_lines(files.text(name)))
     header = [plain(cell) for cell in lines[0]] if is_csv and lines else []
@@ -205,6 +208,11 @@ def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
             return [read_rows(name, s, some, finder) for s, some in by_split.items() if s]
         lines = [[row[i] for i in columns] for row in rows]
     return [read_rows(name, split, lines, finder)] if split else []
+
+
+def split_word(name: str) -> bool:
+    """Whether the name of a file itself tells a split."""
+    return bool(WHOLE.search(name) or SPLIT_WORD.search(Path(name).stem))
 
 
 def read_rows(name: str, split: str, lines: Sequence[list[str]], finder: Finder) -> SplitList:
@@ -246,6 +254,11 @@ def complete(found: Found, val_fraction: float | None, seed: int) -> None:
         UserError: all pictures are for tests.
     """
     pairs = found.pairs
+    by_name = [split_of(pair.picture, with_stem=True) for pair in pairs]
+    if not any(pair.split for pair in pairs) and all(by_name) and len({*by_name}) > 1:
+        pairs = [replace(pair, split=split) for pair, split in zip(pairs, by_name, strict=True)]
+        found.pairs = pairs
+        found.remarks.append("splits by the names of pictures")
     splits = {pair.split for pair in pairs}
     if splits == {"test"}:
         raise UserError(

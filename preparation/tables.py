@@ -162,7 +162,7 @@ def header_columns(kinds: Sequence[str], cells: Sequence[Sequence[str]], path: s
         is_value = all(is_number(row, i) for row in cells[1:])
         if kind == "either":
             kind = "value" if is_value else "name"
-        elif not kind and is_value and "name" in kinds and not {"value", "r", "colour"} & {*kinds}:
+        elif not kind and is_value and not {"value", "r", "colour"} & {*kinds}:
             raise UserError(
                 f"the class table {path}: is the column {cells[0][i]!r} the value in labels? Call "
                 "it value, or take it out"

@@ -122,6 +122,8 @@ def use_values(
     meaning.take_classes(table, answers, rows)
     meaning.classes = {row.value: -1 for row in table.rows if row.value is not None}
     meaning.classes |= {row.value: i for i, row in enumerate(meaning.rows) if row.value is not None}
+    told = [f"{row.value} = {row.name}" for row in meaning.rows]
+    meaning.remarks.append(f"values by {table.path}: {abbreviate(told)}")
     leave_out(meaning, tallies, values, table.path)
 
 
