@@ -308,7 +308,7 @@ def what_is_there(absent: Path) -> str:
     """Which file a list may have meant by one that is not there, as the beginning of a clause."""
     try:
         names = sorted(os.listdir(absent.parent))
-    except OSError:
+    except (OSError, ValueError):  # the latter of a name that no file can have
         return f"there is no folder {absent.parent}: "
     # A list may leave the ending out, and then a label's name is right.
     stems = {absent.stem.casefold(), absent.name.casefold()}

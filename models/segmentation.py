@@ -15,6 +15,7 @@ from .encoder import Encoder
 from .freeze import deviation, fold_batchnorm
 from .upsample import Extent, upsample_cross_entropy
 from .windows import Windows, encode_in_windows
+from .winograd import Conv3x3
 
 # Pictures of up to so many pixels are encoded at once, larger ones in windows, except in training.
 # With resnet34_dilated8, 24 megapixels take 6.0 GB at once, 3.8 GB in windows that overlap by 256
@@ -135,8 +136,8 @@ class SegmentationModel(nn.Module):
     def freeze(self) -> "SegmentationModel":
         """Make the network fast for inference and unfit for training.
 
-        BatchNorm becomes part of the convolutions, and weights are rounded to `amp` once rather
-        than at every call.
+        BatchNorm becomes part of the convolutions. Weights are rounded to `amp`, and transformed
+        for minimal filtering, once rather than at every call.
 
         Returns:
             This network; or, where that changes its output, the network as it was.
@@ -145,6 +146,9 @@ class SegmentationModel(nn.Module):
         plain = self.plain()
         probe = random_pictures(PROBE).to(self.mean.device)
         fold_batchnorm(self, lambda: self(probe))
+        for module in self.modules():
+            if type(module) is Conv3x3:
+                module.is_frozen = True
         self.encoder.to(self.amp)
         self.decoder.to(self.amp)
         self.to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ on every `dilation`-th row and column: only the inputs of a tile are others.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,27 +47,49 @@ OUTPUT_TRANSFORM = torch.tensor(
     ]
 )
 
+
+class Limits(NamedTuple):
+    """Where minimal filtering is faster: least channels and positions, most padding of these."""
+
+    channels: int
+    positions: int
+    padding: float
+
+
 # Measured on two cores with AVX2 and a third-level cache of 32 MB: with fewer channels, fewer
 # positions, or more padding, the transforms take longer than they save. The gradient of the weights
 # gains earlier than the others: its direct computation is the slowest.
 MIN_CHANNELS = 128
-MIN_CHANNELS_OF_GRADIENT = 64
-MIN_POSITIONS = 1024
-MAX_PADDING = 1.4  # as a multiple of the positions
+LIMITS = Limits(64, 1024, 1.4)  # of the gradient
+FROZEN_LIMITS = Limits(256, 128, 1.5)  # where the kernel is transformed once
 CHUNK_BYTES = 2**24  # of the transformed tiles; half or twice as much is a tenth slower
 
 
 class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d` of size 3, whose padding keeps the size, the stride apart: see `conv3x3`."""
+    """`nn.Conv2d` of size 3, whose padding keeps the size, the stride apart: see `conv3x3`.
+
+    Attributes:
+        is_frozen: whether the weight does not change any more; its transform is kept then, which
+            takes four times the weight's memory.
+    """
+
+    is_frozen = False
+    kernel: tuple[int, Tensor] | None = None  # the weight's version, and its transform
 
     def __init__(self, in_dim: int, out_dim: int, stride: int = 1, dilation: int = 1, bias=False):
         super().__init__(in_dim, out_dim, 3, stride, padding=dilation, dilation=dilation, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """B x out_dim x H/stride x W/stride of B x in_dim x H x W."""
-        if self.stride == (1, 1):
-            return conv3x3(x, self.weight, self.bias, self.dilation[0])
-        return super().forward(x)
+        dilation = self.dilation[0]
+        if self.stride == (1, 1) and not self.is_frozen:
+            return conv3x3(x, self.weight, self.bias, dilation)
+        if self.stride != (1, 1) or not is_faster(x, self.weight, dilation, FROZEN_LIMITS):
+            return super().forward(x)
+        if self.kernel is None or self.kernel[0] != self.weight._version:
+            self.kernel = self.weight._version, transform_kernel(self.weight)
+        out = convolve_tiles(x, self.kernel[1], dilation)
+        return out if self.bias is None else out.add_(self.bias.view(-1, 1, 1))
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
@@ -81,14 +103,14 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int
     Returns:
         B x D x H x W.
     """
-    if not is_faster(x, weight, dilation):
+    if not is_faster(x, weight, dilation, LIMITS):
         return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
     out = WinogradConvolution.apply(x, weight, dilation)
     return out if bias is None else out + bias.view(-1, 1, 1)
 
 
-def is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Whether minimal filtering is faster for this convolution of x, or for its gradients."""
+def is_faster(x: Tensor, weight: Tensor, dilation: int, limits: Limits) -> bool:
+    """Whether minimal filtering may be faster for this convolution of x, or for its gradients."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     batch, _, height, width = x.shape
@@ -96,9 +118,9 @@ def is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
     padded = batch * (height + -height % step) * (width + -width % step)
     return (
         x.dtype == weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= MIN_CHANNELS_OF_GRADIENT
-        and positions >= MIN_POSITIONS
-        and padded <= MAX_PADDING * positions
+        and min(weight.shape[:2]) >= limits.channels
+        and positions >= limits.positions
+        and padded <= limits.padding * positions
     )
 
 
@@ -127,16 +149,25 @@ class WinogradConvolution(torch.autograd.Function):
 
 def convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """B x D x H x W of x, B x C x H x W, and weight, D x C x 3 x 3."""
-    dim, channels = weight.shape[:2]
-    if min(dim, channels) < MIN_CHANNELS:
+    if min(weight.shape[:2]) < MIN_CHANNELS:
         return F.conv2d(x, weight, padding=dilation, dilation=dilation)
+    return convolve_tiles(x, transform_kernel(weight), dilation)
+
+
+def transform_kernel(weight: Tensor) -> Tensor:
+    """The transform 36 x D x C of a weight D x C x 3 x 3."""
+    return transform(KERNEL_TRANSFORM, weight.permute(2, 3, 0, 1))
+
+
+def convolve_tiles(x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
+    """B x D x H x W of x, B x C x H x W, and a transformed kernel, 36 x D x C."""
+    dim, channels = kernel.shape[1:]
     height, width = x.shape[-2:]
     inputs = tiles(x, 6, dilation)
     batch, rows, _, columns = inputs.shape[2:6]
     out = x.new_empty(batch, rows * 4 * dilation, columns * 4 * dilation, dim)
     outputs = tile_view(out, 4, dilation)
 
-    kernel = transform(KERNEL_TRANSFORM, weight.permute(2, 3, 0, 1))  # 36 x D x C
     for chunk in chunks(inputs, max(dim, channels)):
         source = transform(INPUT_TRANSFORM, inputs[chunk])  # 36 x tiles x C
         products = source @ kernel.transpose(1, 2)  # 36 x tiles x D

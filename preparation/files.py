@@ -78,6 +78,11 @@ class SourceFiles:
             return None
 
     @cached_property
+    def known_images(self) -> set[str]:
+        """The images, to look one up."""
+        return {*self.images}
+
+    @cached_property
     def by_basename(self) -> dict[str, list[str]]:
         """The images by the last part of their name."""
         return grouped((name.rpartition("/")[2], name) for name in self.images)
@@ -92,7 +97,7 @@ class SourceFiles:
         named = named.strip().lstrip("./") if not os.path.isabs(named) else named
         folder = near.rpartition("/")[0]
         for place in (f"{folder}/{named}".lstrip("/"), named):
-            if place in self.by_basename.get(place.rpartition("/")[2], ()):
+            if place in self.known_images:
                 return place
         # Paths of another machine, or from elsewhere: the one with most folders in common.
         parts = named.replace("\\", "/").split("/")

@@ -239,7 +239,8 @@ def split_lines(text: str) -> Iterator[list[str]]:
                 record = json.loads(line)
             except ValueError:
                 continue
-            yield [str(value) for key, value in record.items() if key.startswith("fpath")]
+            if paths := [str(v) for key, v in record.items() if key.startswith("fpath")]:
+                yield paths
         else:
             yield next(csv.reader([line])) if "," in line else line.split()
 

@@ -153,12 +153,9 @@ def use_order(
     """Classes by a table that tells their order alone: is the first value 0 or 1?"""
     num = len(table.rows)
     core = [value for value in values if value <= num]
-    if (
-        len(values) == num
-        and values[-1] > num
-        and values != [*core, values[-1]]
-        or values == [0, 255]
-    ):
+    # As many values as classes, which are no indices; 0 to N-1 and 255 are.
+    far_apart = len(values) == num and values[-1] > num and values[:-1] != [*range(num - 1)]
+    if far_apart or values == [0, 255]:
         in_order(meaning, values, table, answers)
         return
     first = first_value(values, core, table, answers)

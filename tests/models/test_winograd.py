@@ -37,13 +37,13 @@ def test_values_and_gradients_are_those_of_the_direct_convolution(
     memory_format: torch.memory_format,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(winograd, "MIN_POSITIONS", 1)
-    monkeypatch.setattr(winograd, "MAX_PADDING", 10)
+    limits = winograd.LIMITS._replace(positions=1, padding=10)
+    monkeypatch.setattr(winograd, "LIMITS", limits)
     torch.manual_seed(0)
     x = torch.randn(batch, in_dim, height, width).contiguous(memory_format=memory_format)
     weight, bias = torch.randn(out_dim, in_dim, 3, 3), torch.randn(out_dim)
     grad = torch.randn(batch, out_dim, height, width)
-    assert is_faster(x, weight, dilation)
+    assert is_faster(x, weight, dilation, limits)
 
     inputs = [t.requires_grad_() for t in (x, weight, bias)]
     ours = conv3x3(*inputs, dilation)
@@ -82,8 +82,8 @@ def test_what_minimal_filtering_is_not_for_is_left_to_pytorch(
     change: Callable[[Tensor], Tensor],
 ) -> None:
     x, weight = torch.zeros(1, 128, 64, 80), torch.zeros(128, 128, 3, 3)
-    assert is_faster(x, weight, 4)
-    assert not is_faster(change(x), weight.to(change(x)), 4)
+    assert is_faster(x, weight, 4, winograd.LIMITS)
+    assert not is_faster(change(x), weight.to(change(x)), 4, winograd.LIMITS)
 
 
 @pytest.mark.slow
@@ -99,6 +99,29 @@ def test_a_strided_convolution_is_pytorchs() -> None:
     convolution, x = Conv3x3(128, 128, stride=2), torch.randn(1, 128, 64, 64)
     expected = nn.Conv2d.forward(convolution, x)
     assert torch.equal(convolution(x), expected)
+
+
+@pytest.mark.parametrize(("height", "width", "dilation"), [(23, 30, 1), (64, 61, 2), (24, 32, 4)])
+def test_a_frozen_convolution_keeps_its_transformed_weight(height, width, dilation) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3x3(256, 256, dilation=dilation, bias=True).requires_grad_(False)
+    x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
+    convolution.is_frozen = True
+    for _ in range(2):
+        expected = nn.Conv2d.forward(convolution, x)
+        torch.testing.assert_close(convolution(x), expected, **rounding(expected))
+        assert convolution.kernel is not None
+    convolution.load_state_dict(Conv3x3(256, 256, dilation=dilation, bias=True).state_dict())
+    expected = nn.Conv2d.forward(convolution, x)  # of another weight
+    torch.testing.assert_close(convolution(x), expected, **rounding(expected))
+    assert convolution.state_dict().keys() == {"weight", "bias"}
+
+
+def test_a_frozen_convolution_of_few_channels_is_pytorchs() -> None:
+    convolution, x = Conv3x3(128, 256), torch.randn(1, 128, 64, 64)
+    convolution.is_frozen = True
+    assert torch.equal(convolution(x), nn.Conv2d.forward(convolution, x))
+    assert convolution.kernel is None
 
 
 def test_frozen_parameters_get_no_gradient_and_pass_it_on() -> None:
