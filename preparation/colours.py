@@ -76,6 +76,12 @@ def table_colours(
     """The class of each colour in a table, or of each that is found; -1 = unlabelled."""
     if table is not None and table.has_colours:
         meaning.take_classes(table, answers, table.rows)
+        names: dict[int, str] = {}
+        for name, code in [(row.name, code) for row in table.rows for code in row.colours]:
+            if names.setdefault(code, name) != name:  # as in ADE20K's own table
+                meaning.questions.append(
+                    f"{table.path}: {names[code]} and {name} have the same colour: change it"
+                )
         owners = {code: -1 for row in table.rows if row.is_unlabelled for code in row.colours}
         return owners | {code: i for i, row in enumerate(meaning.rows) for code in row.colours}
     main = [code for code in sorted(found) if found[code].inside >= INSIDE * found[code].pixels]

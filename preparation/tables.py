@@ -262,7 +262,6 @@ def merged(path: str, rows: Iterable[tuple[int, dict[str, str]]]) -> ClassTable:
     """
     classes: dict[str, ClassRow] = {}
     values: dict[int, str] = {}
-    owners: dict[int, str] = {}
     for number, cells in rows:
         where = f"the class table {path}, row {number}"
         row = parse_row(cells, where)
@@ -275,9 +274,6 @@ def merged(path: str, rows: Iterable[tuple[int, dict[str, str]]]) -> ClassTable:
             known.colours += row.colours
         if row.value is not None and values.setdefault(row.value, row.name) != row.name:
             raise UserError(f"{where}: {values[row.value]} has the value {row.value}, too")
-        for code in row.colours:
-            if owners.setdefault(code, row.name) != row.name:
-                raise UserError(f"{where}: {owners[code]} and {row.name} look the same")
     return ClassTable(path, list(classes.values()))
 
 

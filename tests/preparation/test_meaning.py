@@ -236,6 +236,16 @@ def test_a_colour_of_no_class_is_named_and_black_is_unlabelled(script, tmp_path)
     assert_labels(lambda v: np.where(np.arange(48)[:, None] < 5, -1, v.astype(int)))
 
 
+def test_two_classes_of_one_colour_are_told_apart_by_values_alone(script, tmp_path):
+    table = "\n".join(f"{v},{name},9,9,9" for v, name in enumerate(NAMES))
+    for folder, change in (("values", lambda values: values), ("colours", in_colours)):
+        pairs(tmp_path / folder, *FOLDERS, change)
+        write(tmp_path / folder / "classes.csv", f"value,name,r,g,b\n{table}")
+    assert_asked(prepare(script, tmp_path / "colours"), "ground and sky have the same colour")
+    assert prepare(script, tmp_path / "values").code == 0
+    assert_labels(lambda v: v)
+
+
 def test_colours_without_a_table_are_listed_and_may_be_classes(script, tmp_path):
     pairs(tmp_path / "s", *FOLDERS, in_colours)
     assert_asked(prepare(script, tmp_path / "s"), "4 colours", "#8080ff", "--list_class", "--yes")

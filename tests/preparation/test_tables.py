@@ -79,7 +79,6 @@ def test_a_class_may_have_two_colours_and_rows_that_are_no_class_are_known():
         ("name,r,g,b\nroad,x,0,0", "row 2: r is 'x', which is no whole number"),
         ("name,color\nroad,#ff00", "row 2: '#ff00' is no colour"),
         ("name,r,g\nroad,1,2", "row 2: a colour has the columns r, g and b"),
-        ("road,1,2,3\nwall,1,2,3", "row 2: road and wall look the same"),
         ("value,name\n1,road\n1,wall", "row 3: road has the value 1, too"),
         ("value,name\n1,road\n70000,wall", "row 3: the value is 70000"),
         ("value,name\n1,", "row 2: '' is no plain and short name"),
