@@ -61,9 +61,10 @@ class Source:
     @property
     def digest(self) -> str:
         """A digest by which one knows the source again: its files, splits and classes."""
-        digest = hashlib.sha256(repr(self.table).encode(errors="backslashreplace"))
+        rows = self.table.rows if self.table else []
+        digest = hashlib.sha256(repr(rows).encode(errors="backslashreplace"))
         for pair in self.pairs:
-            line = f"{pair.picture}\t{pair.label.path}\t{pair.split}\n"
+            line = f"{pair.name}\t{os.path.basename(pair.label.path)}\t{pair.split}\n"
             digest.update(line.encode(errors="backslashreplace"))
         return digest.hexdigest()[:16]
 

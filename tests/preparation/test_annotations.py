@@ -1,0 +1,170 @@
+"""Annotations are read as their own tools read them; damaged ones are told."""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preparation.sources import SourceSettings, read_source
+from utils import UserError
+
+from . import sources
+
+
+def changed(root: Path, pattern: str, change: Callable[[dict], object]) -> None:
+    """Change the JSON files that a pattern finds."""
+    for path in root.glob(pattern):
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+
+def values_of(root: Path, name: str) -> np.ndarray:
+    """The values of the label of the picture that is called so."""
+    pairs = read_source(root, SourceSettings()).pairs
+    pair = next(pair for pair in pairs if Path(pair.picture).stem == name)
+    values = pair.label.read().values
+    assert values is not None
+    return values
+
+
+def test_labelmes_masks_are_areas_and_ignored_shapes_are_unlabelled(tmp_path):
+    sources.labelme(tmp_path)
+    mask = io.BytesIO()
+    Image.fromarray(np.array([[1, 0], [1, 1]], bool)).save(mask, "PNG")
+
+    def change(document: dict) -> None:
+        first, second, _ = document["shapes"]
+        first["label"] = "__ignore__"
+        second |= {
+            "shape_type": "mask",
+            "points": [[5, 30], [6, 31]],
+            "mask": base64.b64encode(mask.getvalue()).decode(),
+        }
+
+    changed(tmp_path, "train/0.json", change)
+    values = values_of(tmp_path, "0")
+    assert (values[:13] == 65535).all()  # unlabelled by convention
+    assert values[29:33, 4:8].tolist() == [[0] * 4, [0, 2, 0, 0], [0, 2, 2, 0], [0] * 4]
+
+
+def test_yolos_smaller_outlines_cover_larger_ones_whatever_their_order(tmp_path):
+    sources.yolo(tmp_path)
+    small, large = "2 0.2 0.2 0.4 0.2 0.4 0.4 0.2 0.4", "0 0 0 1 0 1 1 0 1"
+    labels = []
+    for lines in ((small, large), (large, small)):
+        (tmp_path / "labels/train/0.txt").write_text("\n".join(lines))
+        labels.append(values_of(tmp_path, "0"))
+    assert (labels[0] == labels[1]).all() and {*np.unique(labels[0]).tolist()} >= {1, 3}
+
+
+def test_yolos_numbers_have_the_names_of_their_keys(tmp_path):
+    sources.yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: {0: sky, '2': car, 1: tree}")
+    table = read_source(tmp_path, SourceSettings()).table
+    assert {row.name: row.value for row in table.rows}["background"] == 0
+    truth = {"sky": 1, "tree": 2, "car": 3}
+    values = values_of(tmp_path, "0")
+    for row in table.rows[1:]:
+        assert ((values == row.value) == (sources.label(0) == truth[row.name])).all()
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [sky]")
+    with pytest.raises(UserError, match="has class 1, which has no name"):
+        read_source(tmp_path, SourceSettings())
+
+
+def test_boxes_are_no_outlines(tmp_path):
+    sources.yolo(tmp_path)
+    for path in tmp_path.glob("labels/*/*.txt"):
+        path.write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(UserError, match="boxes rather than outlines"):
+        read_source(tmp_path, SourceSettings())
+
+
+def unknown_category(document: dict) -> None:
+    document["annotations"][0]["category_id"] = 99
+
+
+def stray(document: dict) -> None:
+    document["annotations"][0]["image_id"] = "0"
+
+
+def cut(document: dict) -> None:
+    del document["images"][0]["height"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (unknown_category, "there is no category 99"),
+        (stray, "annotations of pictures that it does not name: '0'"),
+        (cut, "annotations are damaged.*'height'"),
+    ],
+)
+def test_coco_that_contradicts_itself_is_refused(change, told, tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path)
+    changed(tmp_path, "annotations/instances_train2017.json", change)
+    with pytest.raises(UserError, match=told):
+        read_source(tmp_path, SourceSettings())
+
+
+def test_cocos_smaller_areas_cover_larger_ones_and_points_are_left_out(tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path)
+
+    def change(document: dict) -> None:
+        image = document["images"][0]["id"]
+        for annotation in document["annotations"]:
+            annotation["area"] = None
+        square = [[0, 0, 64, 0, 64, 48, 0, 48]]
+        for number, segmentation in ((900, square), (901, [[1, 1, 3, 3]])):
+            document["annotations"].append(
+                {"id": number, "image_id": image, "category_id": 30, "segmentation": segmentation}
+            )
+
+    changed(tmp_path, "annotations/instances_train2017.json", change)
+    source = read_source(tmp_path, SourceSettings())
+    assert any("without an outline, left out (1): 901" in remark for remark in source.remarks)
+    values = values_of(tmp_path, f"{0:012}")
+    assert {*np.unique(values).tolist()} == {1, 2, 3}
+
+
+def test_cocos_keypoints_beside_instances_are_no_labels(tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path)
+    path = tmp_path / "annotations/instances_train2017.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "person", "keypoints": ["nose"]}]
+    path.with_name("person_keypoints_train2017.json").write_text(json.dumps(document))
+    assert len(read_source(tmp_path, SourceSettings()).pairs) == 8
+
+
+def test_label_studios_control_may_have_any_name_and_paths_are_quoted(tmp_path):
+    sources.label_studio(tmp_path)
+    for path in (tmp_path / "brush").iterdir():
+        path.rename(path.with_name(path.name.replace("-tag-", "-my brush-")))
+
+    def change(tasks: list) -> None:
+        for task in tasks:
+            task["data"]["image"] = (
+                task["data"]["image"].replace("/", "%2F", 3).replace("%2F", "/", 2)
+            )
+            task["annotations"] = [{"result": [{"from_name": "my brush"}]}]
+
+    changed(tmp_path, "project.json", change)
+    assert len(read_source(tmp_path, SourceSettings()).pairs) == 8
+
+
+def test_a_source_is_known_again_from_anywhere(tmp_path, monkeypatch):
+    sources.nested(tmp_path / "s")
+    first = read_source(tmp_path / "s", SourceSettings()).digest
+    monkeypatch.chdir(tmp_path)
+    assert read_source(Path("s"), SourceSettings()).digest == first
+    os.remove(tmp_path / "s/training/masks/0.png")
+    assert read_source(Path("s"), SourceSettings()).digest != first
