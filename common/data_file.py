@@ -23,7 +23,8 @@ def load_data(folder: str | Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         kinds = dict.fromkeys(PATHS, str) | dict.fromkeys(NUMBERS, int) | {"lists": dict}
         wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
-        if wrong or not all(isinstance(name, str) for name in content["lists"].values()):
+        lists = content["lists"]
+        if wrong or not lists or not all(isinstance(name, str) for name in lists.values()):
             raise ValueError(f"{wrong or 'lists'} is not what it should be")
     except FileNotFoundError as error:
         raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.classes import ROOT
-from common.data_file import DATA_FILE, load_data
+from common.data_file import DATA_FILE, data_flags, load_data
 from preparation import annotations, matching
 from preparation.conversion import unique_names
 from preparation.files import SourceFiles
@@ -105,7 +105,7 @@ def table_of(files: SourceFiles, found: Found, settings: SourceSettings) -> Clas
     """
     if settings.list_class is not None:
         return replace(read_table(settings.list_class), of_source=False)
-    return found.table or own_table(files) or table_of_names(found)
+    return found.table or prepared_table(files.root) or own_table(files) or table_of_names(found)
 
 
 def own_table(files: SourceFiles) -> ClassTable | None:
@@ -129,12 +129,21 @@ def own_table(files: SourceFiles) -> ClassTable | None:
         raise UserError(f"class tables that differ: {paths}; name one by --list_class")
     if not tables:
         return None
-    table = max(tables, key=lambda table: (table.has_colours, table.has_values))
-    if (files.root / DATA_FILE).exists():  # it tells which value the first row has
-        first = load_data(files.root)["label_offset"]
-        rows = [replace(row, value=i) for i, row in enumerate(table.rows, first)]
-        return replace(table, rows=rows, counts_rows=False)
-    return table
+    return max(tables, key=lambda table: (table.has_colours, table.has_values))
+
+
+def prepared_table(root: Path) -> ClassTable | None:
+    """The classes of a source that is a prepared data set, with their values.
+
+    Raises:
+        UserError: its `data.json` is damaged.
+    """
+    if not (root / DATA_FILE).exists():
+        return None
+    flags = data_flags(root, content := load_data(root), next(iter(content["lists"])))
+    table = read_table(str(flags["list_class"]))
+    rows = [replace(row, value=i) for i, row in enumerate(table.rows, content["label_offset"])]
+    return replace(table, rows=rows, counts_rows=False)
 
 
 def table_of_names(found: Found) -> ClassTable | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from preparation.sources import SourceSettings, read_source
 from utils import UserError
@@ -208,3 +209,17 @@ def test_no_pairs_tell_what_is_there(tmp_path):
         read_source(tmp_path, SourceSettings())
     assert "0 pairs" in str(error.value) and "6 .tif" in str(error.value)
     assert len(NAMES) == 4 and "--label_name" in str(error.value)
+
+
+def test_a_prepared_data_set_is_a_source_whose_values_are_known(source, script):
+    flat(source)
+    for n in range(8):  # 0 and 3 occur nowhere, so that the values alone tell nothing
+        save(np.clip(label(n), 1, 2), source / f"masks/{n}.png")
+    flags = ("--workers", 0, "--yes", "--background", "class")
+    assert script("prepare.py", source, "--data", "one", *flags).code == 0
+    result = script("prepare.py", "one", "--data", "two", *flags[:3])
+    assert result.code == 0 and "values by one/classes.csv: 0 = ground, 1 = sky" in result.out
+    for n in range(8):
+        path = f"annotations/images/{n}.png"
+        assert Path("two/annotations/images", path[12:]).exists()
+        assert (np.asarray(Image.open(f"one/{path}")) == np.clip(label(n), 1, 2)).all()
