@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.classes import ADE20K, Classes, read_classes
-from common.data_file import data_flags, load_data
+from common.data_file import read_data
 from common.distributed import World
 from common.files import Content, check_writable, png, text, write_atomically, write_together
 from common.loader import batch_by_size, make_loader
@@ -156,7 +156,7 @@ def fill_from_data(args: argparse.Namespace, config: dict) -> None:
         if args.split:
             raise UserError(f"--split {args.split}: {args.id} was trained without --data; give it")
         return
-    flags = data_flags(folder, load_data(folder), args.split or "val")
+    flags = read_data(folder, args.split or "val")
     ours, theirs = (
         read_classes(str(setting["list_class"]), int(setting["num_class"])).names
         for setting in (ADE20K | config, flags)

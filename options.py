@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from common.classes import ADE20K
-from common.data_file import data_flags, load_data
+from common.data_file import read_data
 from utils import UserError
 
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
@@ -160,7 +160,7 @@ class Parser(argparse.ArgumentParser):
         """
         folder = self.parse_args(flags).data
         if folder is not None:
-            self.set_defaults(**data_flags(folder, load_data(folder)))
+            self.set_defaults(**read_data(folder))
         return self.parse_args(flags)
 
     def require(self, args: argparse.Namespace, *names: str) -> None:

@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from common.files import check_writable, png, write_atomically
 from common.images import unlabelled_value
 from options import Parser, within
 from preparation.check import RARE, CheckedDataset, ListStatistics, check_datasets, sides
-from preparation.conversion import Part, begin, convert, finish
+from preparation.conversion import CHART, SHEET, Part, begin, convert, finish
 from preparation.decision import decide
 from preparation.meaning import Answers
 from preparation.overview import contact_sheet, share_chart
@@ -36,7 +37,6 @@ from preparation.tables import read_table
 from utils import UserError, abbreviate, run_script
 
 TILES = 16  # of the contact sheet
-CHART, SHEET = "classes.png", "sheet.png"
 
 
 def parse_args() -> argparse.Namespace:
@@ -118,13 +118,14 @@ def read_sources(args: argparse.Namespace) -> list[Source]:
     Raises:
         UserError: a source or the class table is not there.
     """
-    settings = SourceSettings(args.list_class, args.label_name, args.val_fraction, args.seed)
     roots = [Path(source) for source in args.source]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root} is no folder")
+    table = None
     if args.list_class is not None:
-        read_table(args.list_class)
+        table = replace(read_table(args.list_class), of_source=False)
+    settings = SourceSettings(table, args.label_name, args.val_fraction, args.seed)
     try:
         return [read_source(r, settings, p) for r, p in zip(roots, prefixes(roots), strict=True)]
     except UserError as error:

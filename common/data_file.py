@@ -58,3 +58,12 @@ def data_flags(
         paths["list_train"] = lists["train"]
     numbers = {name: content[name] for name in NUMBERS}
     return numbers | {name: os.path.normpath(Path(folder) / path) for name, path in paths.items()}
+
+
+def read_data(folder: str | Path, split: str = "val") -> dict[str, str | int]:
+    """What the `data.json` of a folder says, by the names of flags.
+
+    Raises:
+        UserError: as `load_data` and `data_flags`.
+    """
+    return data_flags(folder, load_data(folder), split)

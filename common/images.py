@@ -93,7 +93,11 @@ def read_values(path: str | Path) -> np.ndarray:
         ColourError: the file has several channels.
         UserError: the file is no PNG, cannot be decoded, or promises more than `MAX_PIXELS`.
     """
-    content = read_bytes(path)
+    return decode_values(read_bytes(path), path)
+
+
+def decode_values(content: bytes, path: str | Path) -> np.ndarray:
+    """As `read_values`, from the content of the file `path`."""
     if not content.startswith(PNG_SIGNATURE):
         raise UserError(f"{path} is not a picture in PNG, as labels are: damaged or foreign")
     values = decode(content, path, cv2.IMREAD_UNCHANGED)

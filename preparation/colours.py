@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from preparation.meaning import Answers, Meaning, channels
+from preparation.meaning import Answers, Meaning
 from preparation.soft_values import INSIDE
 from preparation.survey import MOST_CODES, Tally
-from preparation.tables import ClassRow, ClassTable
+from preparation.tables import ClassRow, ClassTable, channels
 from utils import abbreviate
 
 MOST_GUESSED = 256  # classes that labels may suggest without a table

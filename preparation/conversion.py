@@ -29,7 +29,8 @@ from utils import UserError
 
 SPLITS = ("train", "val", "test")
 IMAGES, LABELS, CLASSES = "images", "annotations", "classes.csv"
-OWN = (IMAGES, LABELS, CLASSES, "classes.png", "sheet.png", *(f"{split}.txt" for split in SPLITS))
+CHART, SHEET = "classes.png", "sheet.png"
+OWN = (IMAGES, LABELS, CLASSES, CHART, SHEET, *(f"{split}.txt" for split in SPLITS))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,12 @@ def decide(found: Survey, table: ClassTable | None, answers: Answers) -> Meaning
             "some labels are in colours and some are values in grey: prepare each kind by itself"
         )
         return meaning
-    known = table is not None and table.has_colours and all_have_colours
-    if known and table is not None and agree(found.colours, table):
-        decide_colours(meaning, found.colours, table, answers)
-    elif in_colours or disagreeing:
-        if disagreeing:
-            meaning.remarks.append(
-                f"palettes differ from file to file, as for index {disagreeing[0]}: colours count"
-            )
+    by_table = table is not None and table.has_colours and agree(found.colours, table)
+    if disagreeing and not by_table:
+        meaning.remarks.append(
+            f"palettes differ from file to file, as for index {disagreeing[0]}: colours count"
+        )
+    if in_colours or disagreeing or (by_table and all_have_colours):
         decide_colours(meaning, found.colours, table, answers)
     else:
         decide_values(meaning, found, table, answers)

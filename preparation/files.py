@@ -33,14 +33,9 @@ class SourceFiles:
 
     Hidden files and folders, folders that hold a prepared data set, and links in a circle are left
     out.
-
-    Raises:
-        UserError: there is no such folder.
     """
 
     def __init__(self, root: Path):
-        if not root.is_dir():
-            raise UserError(f"{root} is no folder")
         self.root = root
         self.names = sorted(walk(root))
         self.images = [name for name in self.names if name.lower().endswith(FORMATS)]
@@ -141,10 +136,14 @@ def split_of(name: str, with_stem: bool = False) -> str:
     The deepest counts: training_data/test/a.jpg is for tests.
     """
     parts = os.path.splitext(name)[0].split("/")
-    for part in reversed(parts if with_stem else parts[:-1]):
-        if found := SPLIT_WORD.search(part) or MEDICAL_WORD.search(part):
-            return SPLITS[found[1][:2].lower()]
-    return ""
+    told = map(split_in, reversed(parts if with_stem else parts[:-1]))
+    return next(filter(None, told), "")
+
+
+def split_in(part: str) -> str:
+    """The split that one part of a name tells, or ""."""
+    found = SPLIT_WORD.search(part) or MEDICAL_WORD.search(part)
+    return SPLITS[found[1][:2].lower()] if found else ""
 
 
 def common_end(one: Sequence[str], other: Sequence[str]) -> int:

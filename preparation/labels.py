@@ -17,14 +17,14 @@ from PIL import Image, ImageDraw
 
 from common.images import (
     MAX_PIXELS,
-    PNG_PALETTE,
     PNG_SIGNATURE,
-    ColourError,
     UnreadableError,
+    decode_values,
     read_bytes,
-    read_values,
 )
+from preparation.tables import pack
 
+PNG_GREY = b"\0"  # the type of colour in a header
 LEAST_NUMBERS = 6  # of an outline: three points
 SHAPE_KINDS = ("polygon", "rectangle", "circle", "mask")  # of labelme's, with an area
 
@@ -72,13 +72,8 @@ class LabelFile(Label):
     def read(self) -> LabelImage:
         """Its values, its colours, or both: those of a palette, or of greys in three channels."""
         content = read_bytes(self.path)
-        if content.startswith(PNG_SIGNATURE):
-            try:
-                values = read_values(self.path)
-            except ColourError:
-                return from_image(open_image(content, self.path))
-            palette = palette_of(content, self.path)
-            return LabelImage(values, None if palette is None else palette[values])
+        if content.startswith(PNG_SIGNATURE) and content[25:26] == PNG_GREY:
+            return LabelImage(decode_values(content, self.path))
         return from_image(open_image(content, self.path))
 
 
@@ -257,14 +252,7 @@ def from_image(image: Image.Image) -> LabelImage:
     channels = np.asarray(image.convert("RGB")).astype(np.int32)
     red, green, blue = np.moveaxis(channels, 2, 0)
     is_grey = bool(((red == green) & (green == blue)).all())
-    return LabelImage(red if is_grey else None, red << 16 | green << 8 | blue)
-
-
-def palette_of(content: bytes, path: str) -> np.ndarray | None:
-    """The palette of a PNG, 256 codes 0xRRGGBB; None if it has none."""
-    if content[25] != PNG_PALETTE:
-        return None
-    return packed_palette(open_image(content, path))
+    return LabelImage(red if is_grey else None, pack(red, green, blue))
 
 
 def packed_palette(image: Image.Image) -> np.ndarray:
@@ -272,4 +260,4 @@ def packed_palette(image: Image.Image) -> np.ndarray:
     channels = np.zeros((256, 3), np.int32)
     known = np.asarray(image.getpalette("RGB"), np.int32).reshape(-1, 3)
     channels[: len(known)] = known
-    return channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]
+    return pack(*channels.T)

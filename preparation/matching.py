@@ -9,12 +9,12 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from preparation.files import SPLIT_WORD, SourceFiles, split_of
+from preparation.files import SPLIT_WORD, SourceFiles, split_in, split_of
 from preparation.labels import Label, LabelFile
 from preparation.tables import ClassTable
 from utils import UserError, abbreviate
@@ -195,8 +195,7 @@ def parts_of(name: str) -> NamedFile:
         told = {kind for kind in kinds if kind}
         role = ("both" if len(told) > 1 else told.pop()) if told else role
         rest = [word for word, kind in zip(words, kinds, strict=True) if not kind]
-        split = split_of(f"{folder}/")
-        left += [part for part in (split, "_".join(rest).lower()) if part]
+        left += [part for part in (split_in(folder), "_".join(rest).lower()) if part]
     stems = [stem]
     rank = 1
     inner, ending = os.path.splitext(stem)
@@ -244,11 +243,11 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
     images = [beside_picture(image, stems) for image in images]
     known = {image.role for image in images}
     if "label" not in known and "both" in known:  # as in mask_images, unless there are masks, too
-        images = [with_role(i, "label") if i.role == "both" else i for i in images]
+        images = [replace(i, role="label") if i.role == "both" else i for i in images]
         known = {image.role for image in images}
     if "label" in known:
         rest = "other" if "picture" in known else "picture"
-        return [with_role(image, image.role or rest) for image in images]
+        return [replace(image, role=image.role or rest) for image in images]
     groups: dict[tuple[str, str], list[NamedFile]] = defaultdict(list)
     for image in images:
         path = Path(image.name)
@@ -258,7 +257,7 @@ def tell_roles(files: SourceFiles, images: Sequence[NamedFile]) -> list[NamedFil
         step = max(1, len(group) // LOOKED_AT)
         paths = [files.root / image.name for image in group[::step][:LOOKED_AT]]
         role = "label" if all(map(looks_like_label, paths)) else "picture"
-        told += [with_role(image, role, folders=image.folders[1:]) for image in group]
+        told += [replace(image, role=role, folders=image.folders[1:]) for image in group]
     return sorted(told, key=lambda image: image.name)
 
 
@@ -268,19 +267,13 @@ def beside_picture(image: NamedFile, stems: set[tuple[str, str]]) -> NamedFile:
     for end in LABEL_ENDS:
         if stem.endswith(end) and (folder, stem.removesuffix(end)) in stems:
             names = (stem, stem.removesuffix(end))
-            return NamedFile(image.name, "label", image.folders, names, rank_of(end))
+            return replace(image, role="label", stems=names, rank=rank_of(end))
     return image
 
 
 def rank_of(end: str) -> int:
     """The rank of labels with an end: Cityscapes' training ids come before its ids."""
     return 0 if end.lower().endswith(("trainids", "train_id")) else 2 if "Ids" in end else 1
-
-
-def with_role(image: NamedFile, role: str, folders: tuple[str, ...] | None = None) -> NamedFile:
-    """The image with another role, and other folders as its key."""
-    folders = image.folders if folders is None else folders
-    return NamedFile(image.name, role, folders, image.stems, image.rank)
 
 
 def looks_like_label(path: Path) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from common.classes import distinct_colours
 from common.images import unlabelled_value
 from preparation.survey import Survey
-from preparation.tables import ClassRow, ClassTable
+from preparation.tables import ClassRow, ClassTable, channels
 from utils import abbreviate
 
 CLEAR = 1.15  # how much better one way of turning labels has to fit
@@ -133,8 +133,3 @@ def palette(rows: Sequence[ClassRow]) -> np.ndarray:
         own = channels(row.colours[0]) if row.colours else None
         colours.append(own or next(colour for colour in spare if colour not in taken))
     return np.array(colours, np.uint8)
-
-
-def channels(code: int) -> list[int]:
-    """Red, green and blue of a colour 0xRRGGBB."""
-    return [code >> 16, code >> 8 & 255, code & 255]

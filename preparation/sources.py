@@ -15,7 +15,7 @@ from preparation.files import SourceFiles
 from preparation.matching import Found
 from preparation.splits import complete, use_lists
 from preparation.survey import Pair
-from preparation.tables import ClassRow, ClassTable, parse_table, read_table
+from preparation.tables import ClassRow, ClassTable, merged, parse_table, read_table
 from utils import UserError, abbreviate
 
 # What class tables are called where tools write them.
@@ -32,13 +32,13 @@ class SourceSettings:
     """How to read sources.
 
     Attributes:
-        list_class: path of a class table; None: the source's own.
+        table: of the classes; None: the source's own.
         label_name: how labels are called, with {stem} for their picture's name; None: look.
         val_fraction: share of the pictures for validation; None: the source's, or a fifth.
         seed: of what is drawn.
     """
 
-    list_class: str | None = None
+    table: ClassTable | None = None
     label_name: str | None = None
     val_fraction: float | None = None
     seed: int = 1234
@@ -103,9 +103,13 @@ def table_of(files: SourceFiles, found: Found, settings: SourceSettings) -> Clas
     Raises:
         UserError: it is none.
     """
-    if settings.list_class is not None:
-        return replace(read_table(settings.list_class), of_source=False)
-    return found.table or prepared_table(files.root) or own_table(files) or table_of_names(found)
+    return (
+        settings.table
+        or found.table
+        or prepared_table(files.root)
+        or own_table(files)
+        or table_of_names(found)
+    )
 
 
 def own_table(files: SourceFiles) -> ClassTable | None:
@@ -158,15 +162,8 @@ def table_of_names(found: Found) -> ClassTable | None:
 def cityscapes(column: str) -> ClassTable:
     """Cityscapes' 19 classes by their values in labels of one kind; other values are unlabelled."""
     with CITYSCAPES.open(newline="", encoding="utf-8") as file:
-        records = list(csv.DictReader(file))
-    rows = [
-        ClassRow(
-            record["name"],
-            int(record[column]),
-            [int(record["r"]) << 16 | int(record["g"]) << 8 | int(record["b"])],
-        )
-        for record in records
-    ]
+        records = [record | {"value": record[column]} for record in csv.DictReader(file)]
+    rows = merged(str(CITYSCAPES), enumerate(records, 2)).rows
     known = {row.value for row in rows}
     rows += [ClassRow("ignored", value) for value in range(34) if value not in known]
     return ClassTable("Cityscapes' table", rows)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.images import FORMATS
-from preparation.files import SPLIT_WORD, SourceFiles, split_of
+from preparation.files import SourceFiles, split_in, split_of
 from preparation.labels import LabelFile
 from preparation.matching import LABEL_WORDS, PICTURE_WORDS, Found, FoundPair
 from preparation.tables import plain
@@ -186,7 +186,7 @@ def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
             isinstance(v, list) for v in document.values()
         ):
             return []
-        parts = [(split_of(f"{key}/"), lines) for key, lines in document.items()]
+        parts = [(split_in(key), lines) for key, lines in document.items()]
         if not all(split and all(isinstance(x, str) for x in lines) for split, lines in parts):
             return []
         return [read_rows(name, split, [[x] for x in lines], finder) for split, lines in parts]
@@ -204,7 +204,7 @@ def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
         if at is not None:
             by_split: dict[str, list[list[str]]] = defaultdict(list)
             for row in rows:
-                by_split[split_of(f"{row[at]}/")].append([row[i] for i in columns])
+                by_split[split_in(row[at])].append([row[i] for i in columns])
             return [read_rows(name, s, some, finder) for s, some in by_split.items() if s]
         lines = [[row[i] for i in columns] for row in rows]
     return [read_rows(name, split, lines, finder)] if split else []
@@ -212,7 +212,7 @@ def splits_in(files: SourceFiles, name: str, finder: Finder) -> list[SplitList]:
 
 def split_word(name: str) -> bool:
     """Whether the name of a file itself tells a split."""
-    return bool(WHOLE.search(name) or SPLIT_WORD.search(Path(name).stem))
+    return bool(WHOLE.search(name) or split_in(Path(name).stem))
 
 
 def read_rows(name: str, split: str, lines: Sequence[list[str]], finder: Finder) -> SplitList:

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from common.classes import ADE20K_CLASSES, LONGEST_NAME, ROOT
 from common.images import MAX_VALUE
 from utils import UserError
 
+Number = TypeVar("Number", int, np.ndarray)
 MOST_ROWS = MAX_VALUE + 1
 # Columns by what headers call them, in lower case without blanks and underscores.
 HEADERS = {
@@ -294,7 +298,7 @@ def parse_row(cells: dict[str, str], where: str) -> ClassRow:
         if len(channels) < 3:
             raise UserError(f"{where}: a colour has the columns r, g and b, here {channels}")
         r, g, b = (whole(cells[c], f"{where}: {c}", 255) for c in "rgb")
-        colours = [r << 16 | g << 8 | b]
+        colours = [pack(r, g, b)]
     elif cells.get("colour"):
         colour = parse_colour(cells["colour"])
         if colour is None:
@@ -343,8 +347,17 @@ def parse_colour(text: str) -> int | None:
     found = TRIPLE.fullmatch(text.strip())
     if found is None or max(map(int, found.groups())) > 255:
         return None
-    r, g, b = map(int, found.groups())
-    return r << 16 | g << 8 | b
+    return pack(*map(int, found.groups()))
+
+
+def pack(red: Number, green: Number, blue: Number) -> Number:
+    """A colour as 0xRRGGBB, or an array of colours."""
+    return red << 16 | green << 8 | blue
+
+
+def channels(code: int) -> list[int]:
+    """Red, green and blue of a colour 0xRRGGBB."""
+    return [code >> 16, code >> 8 & 255, code & 255]
 
 
 def plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """What the values of labels mean: the classes of a table, or those that values suggest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count, islice
 
 from common.images import MAX_VALUE
 from preparation.colours import MOST_GUESSED, is_grey
@@ -23,7 +24,7 @@ def decide_values(
         meaning.questions.append("the labels hold more than 65,536 values: these are no classes")
         return
     if table is None and answers.num_class is not None:
-        rows = [ClassRow(f"class {i}") for i in range(1, answers.num_class + 1)]
+        rows = [ClassRow(name) for name in islice(class_names(), answers.num_class)]
         table = ClassTable("--num_class", rows, of_source=False)
     if table is not None:
         table = with_greys(table, tallies)
@@ -238,11 +239,11 @@ def suggest(meaning: Meaning, values: Sequence[int], answers: Answers) -> None:
     if spread >= 2 * len(core) or len(core) > MOST_GUESSED:
         suggest_in_order(meaning, core, answers)
     elif core[0] > 0:
-        number(meaning, range(1, core[-1] + 1), "class {}")
+        number(meaning, range(1, core[-1] + 1), class_names())
     elif len(core) < len(values) or len(core) == 2 or answers.background == "class":
-        number(meaning, range(core[-1] + 1), "class {}")
+        number(meaning, range(core[-1] + 1), class_names())
     elif answers.background == "unlabelled":
-        number(meaning, range(1, core[-1] + 1), "class {}")
+        number(meaning, range(1, core[-1] + 1), class_names())
     else:
         meaning.questions.append(
             f"the labels hold the values {listed(core)}: is 0 a class, such as the background "
@@ -267,7 +268,7 @@ def suggest_in_order(meaning: Meaning, core: Sequence[int], answers: Answers) ->
         )
         return
     classes = [v for v in core if v or answers.background != "unlabelled"]
-    number(meaning, classes, "value {}")
+    number(meaning, classes, [f"value {value}" for value in classes])
     meaning.offer(
         f"the labels hold the values {listed(core)}, which are no class indices; a table with the "
         "columns value,name, by --list_class, names them; --ignore and --background take some out",
@@ -276,12 +277,15 @@ def suggest_in_order(meaning: Meaning, core: Sequence[int], answers: Answers) ->
     )
 
 
-def number(meaning: Meaning, values: Iterable[int], name: str) -> None:
-    """Make values classes in their order; `name` has a place for the value."""
-    values = list(values)
-    counted = values if "value" in name else range(1, len(values) + 1)
-    meaning.rows = [ClassRow(name.format(n), v) for n, v in zip(counted, values, strict=True)]
+def number(meaning: Meaning, values: Sequence[int], names: Iterable[str]) -> None:
+    """Make values classes in their order."""
+    meaning.rows = [ClassRow(name, value) for name, value in zip(names, values, strict=False)]
     meaning.classes = {value: index for index, value in enumerate(values)}
+
+
+def class_names() -> Iterator[str]:
+    """Names of classes that have none: class 1, class 2, …"""
+    return (f"class {i}" for i in count(1))
 
 
 def give_colours(meaning: Meaning, found: Survey) -> None:

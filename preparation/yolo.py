@@ -1,7 +1,7 @@
 """YOLO's outlines: a text for each picture, a line for each outline."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from preparation import matching
 from preparation.files import SourceFiles, size_of, split_of
@@ -19,36 +19,38 @@ def read_yolo(files: SourceFiles) -> Found | None:
     Raises:
         UserError: the lines are boxes, or the names of the classes are missing.
     """
-    texts = {}
+    pictures: dict[str, str] = {}  # by their text
+    lines: dict[str, list[list[str]]] = {}
     for name in files.with_ending(".txt"):
         picture = picture_of_text(files, name)
-        if picture is not None and is_yolo(files.text(name)):
-            texts[name] = picture
-    if not texts:
+        if picture is not None and is_yolo(text := files.text(name)):
+            pictures[name] = picture
+            lines[name] = [line.split() for line in text.splitlines() if line.strip()]
+    outlined = [numbers for some in lines.values() for numbers in some]
+    if not outlined:
         return None
-    if not any(files.text(name).strip() for name in texts):
-        return None
-    if any(len(line.split()) == 5 for name in texts for line in files.text(name).splitlines()):
+    if any(len(numbers) == 5 for numbers in outlined):
         if matching.match(files).pairs:
             return None  # boxes beside masks
         raise UserError(
             f"{files.root} has YOLO's boxes rather than outlines: segmentation needs those"
         )
     names = yolo_classes(files)
-    without = sorted({*files.images} - {*texts.values()})
-    found = Found(f"YOLO's outlines, {len(texts):,} files")
+    without = sorted({*files.images} - {*pictures.values()})
+    found = Found(f"YOLO's outlines, {len(pictures):,} files")
     if without:
         found.left_out["pictures without a text of outlines"] = without
     if not names:
-        names = {i: f"class {i + 1}" for i in range(highest_index(files, texts) + 1)}
+        highest = max(class_of(numbers) for numbers in outlined)
+        names = {i: f"class {i + 1}" for i in range(highest + 1)}
         found.remarks.append("no data.yaml or classes.txt: classes have numbers for names")
     values, found.table = enumerated([*names.values()], "the names of its classes")
     splits = yolo_splits(files)
-    for name, picture in texts.items():
+    for name, picture in pictures.items():
         outlines = []
         height, width = size_of(files.root / picture)
-        for numbers in (line.split() for line in files.text(name).splitlines() if line.strip()):
-            index = int(float(numbers[0]))
+        for numbers in lines[name]:
+            index = class_of(numbers)
             if index not in names:
                 raise UserError(f"{files.root / name} has class {index}, which has no name")
             points = [float(x) * (width, height)[i % 2] for i, x in enumerate(numbers[1:])]
@@ -59,10 +61,9 @@ def read_yolo(files: SourceFiles) -> Found | None:
     return found
 
 
-def highest_index(files: SourceFiles, texts: Iterable[str]) -> int:
-    """The highest class in YOLO's texts."""
-    lines = (line for name in texts for line in files.text(name).splitlines() if line.strip())
-    return max((int(float(line.split()[0])) for line in lines), default=0)
+def class_of(numbers: Sequence[str]) -> int:
+    """The class of an outline, from the cells of its line."""
+    return int(float(numbers[0]))
 
 
 def picture_of_text(files: SourceFiles, name: str) -> str | None:

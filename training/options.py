@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from common.data_file import data_flags, load_data
+from common.data_file import read_data
 from common.distributed import is_launched
 from common.runs import MAX_ID_BYTES, existing_run, is_run, read_config, run_folder
 from options import MIN_SIDE, Parser, positive, within
@@ -273,7 +273,7 @@ def resumed_settings(parser: Parser, folder: Path) -> argparse.Namespace:
     config = read_config(folder)
     args = parser.parse_args()
     # Another data set tells its own lists and folders, which the run's would hide.
-    replaced = data_flags(args.data, load_data(args.data)) if args.data else {}
+    replaced = read_data(args.data) if args.data else {}
     flags = {
         name: f"--{name}={config[name]}"
         for name in vars(args)
