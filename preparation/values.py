@@ -238,12 +238,10 @@ def suggest(meaning: Meaning, values: Sequence[int], answers: Answers) -> None:
     spread = core[-1] - core[0] + 1
     if spread >= 2 * len(core) or len(core) > MOST_GUESSED:
         suggest_in_order(meaning, core, answers)
-    elif core[0] > 0:
+    elif core[0] > 0 or answers.background == "unlabelled":
         number(meaning, range(1, core[-1] + 1), class_names())
     elif len(core) < len(values) or len(core) == 2 or answers.background == "class":
         number(meaning, range(core[-1] + 1), class_names())
-    elif answers.background == "unlabelled":
-        number(meaning, range(1, core[-1] + 1), class_names())
     else:
         meaning.questions.append(
             f"the labels hold the values {listed(core)}: is 0 a class, such as the background "

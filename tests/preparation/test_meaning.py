@@ -90,6 +90,13 @@ def test_0_is_a_class_where_255_is_unlabelled(script, tmp_path):
     assert_labels(lambda v: np.where(v == 2, -1, v.astype(int)))
 
 
+def test_0_is_unlabelled_beside_255_where_the_user_says_so(script, tmp_path):
+    pairs(tmp_path / "s", *FOLDERS, lambda v: np.where(v == 3, 255, v).astype(np.uint8))
+    result = prepare(script, tmp_path / "s", "--background", "unlabelled")
+    assert result.code == 0 and names_of_mine() == ["class 1", "class 2"]
+    assert_labels(lambda v: np.where(v == 3, -1, v.astype(int) - 1))
+
+
 @pytest.mark.parametrize(
     ("rows", "first"),
     [
