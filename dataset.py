@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from common.augmentation import Augmentation, is_varied, jitter_colours, mix_classes
 from common.images import UnreadableError, read_label, read_picture
 from utils import UserError, abbreviate
 
@@ -29,6 +30,7 @@ Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
 MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
 MAX_DRAWS = 100  # of pictures until one can be read
+MAX_CROPS = 10  # of a picture until one is varied enough
 
 
 class SegmentationDataset(Dataset):
@@ -152,33 +154,54 @@ class CropDataset(SegmentationDataset):
 
 
 class TrainDataset(CropDataset):
-    """Random crops at 0.5 to 1.5 of the pictures' scale, half of them mirrored.
+    """Random crops, half of them mirrored; by default at 0.5 to 1.5 of the pictures' scale.
 
-    A crop is never larger than its picture. Key (epoch, index, counts) and seed fix an item: crop
-    and mirroring. Unless it counts, every pixel of its label is unlabelled. An item has a fourth
-    part: why its picture or label could not be read, so that another one of the epoch replaces it;
-    otherwise "".
+    A crop is never larger than its picture. Key (epoch, index, counts) and seed fix an item. Unless
+    it counts, every pixel of its label is unlabelled. An item has a fourth part: why its picture or
+    label could not be read, so that another one of the epoch replaces it; otherwise "".
     """
 
     repeats = True
 
-    def __init__(self, *args, seed: int, **kwargs):
+    def __init__(self, *args, seed: int, augmentation: Augmentation | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.seed = seed
+        self.augmentation = augmentation or Augmentation()
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:  # type: ignore[override]
         epoch, index, counts = key
         rng = random.Random(f"{self.seed} {epoch} {index}")  # takes a fifth of NumPy's time
-        picture, label, index, defect = self.load_or_replace(index, rng)
-        height, width = label.shape
-        side = min(round(self.imgSize / rng.uniform(0.5, 1.5)), height, width)
-        y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
-        picture, label = self.crop(picture, label, y, x, side)
-        if rng.random() < 0.5:
-            picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)
+        picture, label, index, defect = self.draw(index, rng)
+        if self.augmentation.classmix and rng.random() < self.augmentation.classmix:
+            *other, _, other_defect = self.draw(rng.randrange(len(self)), rng)
+            picture, label = mix_classes(picture, label, *other, rng)
+            defect = defect or other_defect
         if not counts:  # several processes may read such a picture: none reports its defect
             label, defect = np.zeros_like(label) - 1, ""  # 255 in uint8
         return *to_item(picture, label, self.names[index]), defect
+
+    def draw(self, index: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray, int, str]:
+        """A random crop of a picture and its label, or of another one's that can be read.
+
+        Returns:
+            As `load_or_replace`.
+        """
+        picture, label, index, defect = self.load_or_replace(index, rng)
+        height, width = label.shape
+        augmentation = self.augmentation
+        for _ in range(MAX_CROPS):
+            scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
+            side = min(round(self.imgSize / scale), height, width)
+            y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
+            ratio = augmentation.cat_max_ratio
+            if ratio == 1 or is_varied(label[y : y + side, x : x + side], ratio):
+                break
+        picture, label = self.crop(picture, label, y, x, side)
+        if rng.random() < 0.5:
+            picture, label = cv2.flip(picture, 1), cv2.flip(label, 1)
+        if augmentation.color_jitter:
+            picture = jitter_colours(picture, augmentation.color_jitter, rng)
+        return picture, label, index, defect
 
     def load_or_replace(
         self, index: int, rng: random.Random

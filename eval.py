@@ -102,6 +102,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("imgSize", help=f"{SHARED['imgSize']['help']} (default: PROTOCOL's)")
     parser.shared("segSize", default=-1)
     parser.shared("scales", help=f"{SHARED['scales']['help']} (default: PROTOCOL's)")
+    parser.shared("flip")
     parser.shared("workers")
     parser.group("hardware")
     parser.shared("batch_size", "device", "amp")
@@ -240,7 +241,7 @@ def score_share(
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
         predict = PROTOCOLS[args.protocol].predict
-        predictions = predict(model, images, size, args.imgSize, args.scales)
+        predictions = predict(model, images, size, args.imgSize, args.scales, args.flip)
         for name, image, label, prediction in zip(names, images, labels, predictions, strict=True):
             counts = ConfusionMatrix(args.num_class, world.device)
             counts.update(prediction, label.to(world.device))

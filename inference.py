@@ -56,6 +56,7 @@ def predict(
     size: tuple[int, int],
     short_side: int = -1,
     scales: Iterable[float] = SCALES,
+    flip: bool = False,
 ) -> Tensor:
     """Labels B x H' x W' of pictures, on the model's device.
 
@@ -65,6 +66,7 @@ def predict(
         size: (H', W').
         short_side: pixels that the pictures' short side is scaled to; -1 = as many as it has.
         scales: factors of that; the probabilities are averaged over all of them.
+        flip: average over the mirrored pictures, too.
 
     Raises:
         UserError: the network's output is not finite.
@@ -72,7 +74,7 @@ def predict(
     images = images.to(model.mean.device).float()
     if short_side == -1:
         short_side = min(images.shape[-2:])
-    return label(model, (resize(images, short_side * scale) for scale in scales), size)
+    return label(model, (resize(images, short_side * scale) for scale in scales), size, flip)
 
 
 @torch.inference_mode()
@@ -82,11 +84,12 @@ def predict_as_reference(
     size: tuple[int, int],
     short_side: int = REFERENCE_SIDE,
     scales: Iterable[float] = REFERENCE_SCALES,
+    flip: bool = False,
 ) -> Tensor:
     """Labels of pictures as `predict` gives them, seen at the sizes that the reference shows.
 
     Args:
-        model, images, size, scales: as `predict` has them.
+        model, images, size, scales, flip: as `predict` has them.
         short_side: pixels of the short side at scale 1; -1 = as many as it has.
 
     Raises:
@@ -96,28 +99,34 @@ def predict_as_reference(
         short_side = min(images.shape[-2:])
     divisor = model.encoder.coarsest_stride
     seen = (resize_as_reference(images, round(short_side * scale), divisor) for scale in scales)
-    return label(model, (pictures.to(model.mean.device).float() for pictures in seen), size)
+    versions = (pictures.to(model.mean.device).float() for pictures in seen)
+    return label(model, versions, size, flip)
 
 
-def label(model: SegmentationModel, versions: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+def label(
+    model: SegmentationModel, versions: Iterable[Tensor], size: tuple[int, int], flip: bool
+) -> Tensor:
     """Labels B x H' x W' by the mean probability over some versions of pictures.
 
     Args:
         model: in eval mode.
         versions: each the same pictures, B x 3 x H x W in floating point, of any size.
         size: (H', W').
+        flip: mirror each version as well.
 
     Raises:
         UserError: the network's output is not finite.
     """
-    logits, extents = [], []
+    logits, extents, mirrored = [], [], []
     for scaled in versions:
-        logits.append(model(scaled))
-        extents.append(model.extent(scaled))
+        for is_mirrored in (False, True) if flip else (False,):
+            logits.append(model(scaled.flip(-1) if is_mirrored else scaled))
+            extents.append(model.extent(scaled))
+            mirrored.append(is_mirrored)
     check_finite(*logits)
     if len(logits) == 1:
         return upsample_argmax(logits[0], size, extents[0])
-    labels, _ = average_upsampled_probabilities(logits, size, extents)
+    labels, _ = average_upsampled_probabilities(logits, size, extents, mirrored)
     return labels
 
 

@@ -33,6 +33,14 @@ def within(kind: type[Number], low: float, high: float = math.inf) -> Callable[[
     return number
 
 
+def share(text: str) -> float:
+    """A type of flag: numbers from 0 to 1."""
+    value = within(float, 0)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be at most 1, not {text}")
+    return value
+
+
 def positive_or_all(text: str) -> int:
     """A type of flag: whole numbers of at least 1, or -1 for no limit."""
     return -1 if text == "-1" else positive(text)
@@ -90,6 +98,9 @@ SHARED: dict[str, dict[str, Any]] = {
     ),
     "scales": dict(
         type=within(float, 0.01, 100), nargs="+", help="sizes, relative to IMGSIZE, to average over"
+    ),
+    "flip": dict(
+        type=int, choices=(0, 1), default=0, help="1 = average over mirrored pictures, too"
     ),
     "workers": dict(
         type=within(int, 0), default=16, help="processes that read pictures, at most one a core"

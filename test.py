@@ -66,6 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.shared("imgSize", default=384)
     parser.shared("segSize", default=-1)
     parser.shared("scales", default=(1.0,))
+    parser.shared("flip")
     parser.group("hardware")
     parser.shared("batch_size", "device", "amp")
     parser.group("output")
@@ -205,7 +206,7 @@ def segment(
     for batch in batch_by_size(items, args.batch_size):
         images, keys = zip(*batch, strict=True)
         size = scaled_size(images[0].shape[-2:], args.segSize)
-        maps = predict(model, torch.stack(images), size, args.imgSize, args.scales)
+        maps = predict(model, torch.stack(images), size, args.imgSize, args.scales, args.flip)
         yield images, keys, maps.cpu().numpy()
 
 

@@ -11,10 +11,12 @@ A run lives in CKPT/ID: settings, weights, history and curves; its panels are in
 
 import argparse
 import logging
+import math
 import os
 import shlex
 import signal
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -23,6 +25,7 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
+from common.augmentation import Augmentation
 from common.classes import read_classes
 from common.devices import describe_device, select_amp, select_device
 from common.distributed import World, is_launched, launch
@@ -32,10 +35,17 @@ from common.runs import run_folder
 from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.cost import giga_macs
+from models.loss import CrossEntropy
 from training.class_weights import find_class_weights
 from training.options import parse_args
 from training.owner import own
-from training.startup_checks import check_gpus, check_settings, check_validation, should_resume
+from training.startup_checks import (
+    check_gpus,
+    check_settings,
+    check_validation,
+    check_warmup,
+    should_resume,
+)
 from training.trainer import Trainer, TrainingData
 from utils import UserError, run_script
 
@@ -74,6 +84,7 @@ def train_owned(args: argparse.Namespace, world: World) -> None:
     check_settings(args, world, resuming)
     choose_kernels(bool(args.deterministic))
     data = build_data(args, world, resuming)
+    check_warmup(args, world, args.num_epoch * math.ceil(len(data.sampler) / args.accumulate))
     network = build_network(args, world, data, resuming)
     with world.fail_together():
         trainer = Trainer(args, network, data, world)
@@ -120,7 +131,11 @@ def build_data(args: argparse.Namespace, world: World, resuming: bool) -> Traini
             "imgSize": args.imgSize,
             "segSize": args.segSize,
         }
-        train_set = TrainDataset(args.list_train, **settings, seed=args.seed)
+        names = (field.name for field in fields(Augmentation))
+        augmentation = Augmentation(**{name: getattr(args, name) for name in names})
+        train_set = TrainDataset(
+            args.list_train, **settings, seed=args.seed, augmentation=augmentation
+        )
         val_set = ValDataset(args.list_val, **settings, limit=args.num_val)
         batch_size = args.batch_size_per_gpu * (args.num_gpus if args.parallel == "dp" else 1)
         sampler = EpochSampler(len(train_set), batch_size, args.seed, world.rank, world.size)
@@ -148,7 +163,10 @@ def build_network(
         # A resumed run has weights, and the other processes get the main process's.
         initial = world.is_main and not resuming
         encoder = ModelBuilder.build_encoder(
-            args.arch_encoder, args.fc_dim, args.weights_encoder if initial else "none"
+            args.arch_encoder,
+            args.fc_dim,
+            args.weights_encoder if initial else "none",
+            args.drop_path,
         )
         encoder.grad_checkpoint = bool(args.grad_checkpoint)
         decoder = ModelBuilder.build_decoder(
@@ -160,8 +178,9 @@ def build_network(
         )
         weights = data.class_weights
         weight = torch.from_numpy(weights.weight).float() if weights else None
+        loss = CrossEntropy(weight, args.label_smoothing, args.ohem_thresh)
         amp = select_amp(args.amp, world.device)
-        network = SegmentationModel(encoder, decoder, amp, weight, args.deepsup_scale)
+        network = SegmentationModel(encoder, decoder, amp, loss, args.deepsup_scale)
         network.to(world.device)
         if world.size > 1 and wants_sync_bn(args, world.device):
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)

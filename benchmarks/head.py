@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from benchmarks.classic import classic_loss, upsampled
 from benchmarks.common import Job, Row, Tables, compare, main, measure
 from inference import SCALES
-from models.upsample import (
-    average_upsampled_probabilities,
-    upsample_argmax,
-    upsample_cross_entropy,
-)
+from models.loss import upsample_cross_entropy
+from models.upsample import average_upsampled_probabilities, upsample_argmax
 from utils import keep_freed_memory
 
 PHOTOGRAPH = (4000, 6000)

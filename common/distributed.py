@@ -127,11 +127,11 @@ class World:
             dist.gather_object(value, values or None)
         return values
 
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give all processes the main process's buffers, such as BatchNorm's statistics."""
+    def broadcast(self, model: nn.Module) -> None:
+        """Give all processes the main process's weights and buffers, as BatchNorm's statistics."""
         if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, src=0)
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:

@@ -49,7 +49,10 @@ class ModelBuilder:
 
     @staticmethod
     def build_encoder(
-        arch: str = "resnet34_dilated8", fc_dim: int | None = None, weights: str | Path = ""
+        arch: str = "resnet34_dilated8",
+        fc_dim: int | None = None,
+        weights: str | Path = "",
+        drop_path: float = 0.0,
     ) -> Encoder:
         """An encoder: pictures B x 3 x H x W to maps B x channels[i] x H/strides[i] x W/strides[i].
 
@@ -57,16 +60,23 @@ class ModelBuilder:
             arch: a key of `ENCODERS`, or "timm:NAME" with any of timm's names: see `TimmEncoder`.
             fc_dim: number of channels of the last map; another than the encoder's is an error.
             weights: "" (pretrained), "places365", "imagenet", "none" or a file.
+            drop_path: the share of residual branches that training leaves out at random, rising
+                from 0 to this from the first to the last; timm's encoders alone have it.
 
         Returns:
             The module; `channels` are its maps' widths, `fc_dim` is the last one's, and
             `weights_source` tells where its weights are from.
 
         Raises:
-            ModelError: unknown architecture, another width, or weights that cannot be had.
+            ModelError: unknown architecture, another width, no drop path, or weights that cannot be
+                had.
         """
-        build = build_timm if arch.startswith(PREFIX) else build_own
-        encoder = build(arch, weights)
+        if arch.startswith(PREFIX):
+            encoder: Encoder = build_timm(arch, weights, drop_path)
+        elif drop_path:
+            raise ModelError(f"{arch} has no drop path (--drop_path); encoders of timm's have")
+        else:
+            encoder = build_own(arch, weights)
         if fc_dim not in (None, encoder.fc_dim):
             raise ModelError(
                 f"fc_dim {fc_dim} does not fit {arch}, whose features have {encoder.fc_dim}"

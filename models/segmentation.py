@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .decoders import Decoder
 from .encoder import Encoder
 from .freeze import deviation, fold_batchnorm
-from .upsample import Extent, upsample_cross_entropy
+from .loss import CrossEntropy
+from .upsample import Extent
 from .windows import Windows, encode_in_windows
 from .winograd import Conv3x3
 
@@ -39,7 +40,7 @@ class SegmentationModel(nn.Module):
         decoder: maps to logits B x num_class x h x w.
         amp: half-precision type that convolutions may be computed in; None = full precision, or
             the type of the caller's own autocast. The loss is never rounded.
-        class_weight: num_class, how much a pixel of each class counts in the loss; None = alike.
+        loss: the training loss, as `CrossEntropy` has it; None = that itself.
         deepsup_scale: weight of the auxiliary loss of a decoder that has one.
     """
 
@@ -47,27 +48,26 @@ class SegmentationModel(nn.Module):
     decoder: Decoder
     mean: Tensor
     std: Tensor
-    class_weight: Tensor | None
 
     def __init__(
         self,
         encoder: Encoder,
         decoder: Decoder,
         amp: torch.dtype | None = None,
-        class_weight: Tensor | None = None,
+        loss: nn.Module | None = None,
         deepsup_scale: float = 0.4,
     ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.amp = amp
+        self.loss = loss or CrossEntropy()
         self.deepsup_scale = deepsup_scale
         # In the pictures' units of 0…255.
         mean = torch.tensor(encoder.mean).view(3, 1, 1) * 255
         std = torch.tensor(encoder.std).view(3, 1, 1) * 255
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
-        self.register_buffer("class_weight", class_weight, persistent=False)
         # The format in which convolutions run fastest, on CPUs and GPUs alike.
         self.memory_format = torch.channels_last
         self.to(memory_format=self.memory_format)
@@ -83,7 +83,7 @@ class SegmentationModel(nn.Module):
             count_correct: with the loss, give the number of pixels that are predicted right.
 
         Returns:
-            The (weighted) mean cross-entropy at the labels' size, or logits B x num_class x h x w.
+            The loss, a (weighted) mean at the labels' size, or logits B x num_class x h x w.
         """
         with torch.autocast(self.mean.device.type, dtype=self.amp) if self.amp else nullcontext():
             if self.training or images.shape[-2] * images.shape[-1] <= WHOLE_PIXELS:
@@ -101,31 +101,12 @@ class SegmentationModel(nn.Module):
         if auxiliary is None:
             return result
         loss, *correct = result if isinstance(result, tuple) else (result,)
-        auxiliary_loss = self.loss(auxiliary, labels, extents[-2])
-        assert isinstance(auxiliary_loss, Tensor)
-        loss = loss + self.deepsup_scale * auxiliary_loss
+        loss = loss + self.deepsup_scale * self.loss(auxiliary, labels, extents[-2])
         return (loss, correct[0]) if count_correct else loss
 
     def extent(self, images: Tensor) -> Extent:
         """Height and width of pictures … x H x W in logits."""
         return self.encoder.extents(images)[self.decoder.position]
-
-    def loss(
-        self, logits: Tensor, labels: Tensor, extent: Extent, count_correct: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """The training loss; to train with another one, change this method.
-
-        Args:
-            logits: B x num_class x h x w, in half precision with `amp`.
-            labels: B x H x W, integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
-            extent: height and width of the pictures in features.
-            count_correct: also give the number of pixels that are predicted right.
-
-        Returns:
-            A scalar: a mean over the labelled pixels, 0 where there are none. With `count_correct`,
-            beside it, that number (int64).
-        """
-        return upsample_cross_entropy(logits, labels, extent, self.class_weight, count_correct)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The maps that the decoder looks at, of pictures B x 3 x H x W in 0…255."""

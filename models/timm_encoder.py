@@ -39,6 +39,7 @@ class TimmEncoder(Encoder):
     Args:
         arch: "timm:NAME" or "timm:NAME@STRIDE"; the name may have a tag, as in "resnet50.a1_in1k".
         pretrained: start from timm's weights rather than from random ones.
+        drop_path: as `ModelBuilder.build_encoder` has it.
 
     Attributes:
         model: timm's model. Its tensors have timm's names.
@@ -46,13 +47,14 @@ class TimmEncoder(Encoder):
         norm: whether they pass the model's last norm.
         grid: pixels, of which the model takes multiples.
         left_out: names of the tensors that only timm's whole model has.
+        options: what the model was built with.
 
     Raises:
         ModelError: there is no such model, or it gives no maps of pictures of any size, or its
             weights cannot be had.
     """
 
-    def __init__(self, arch: str, pretrained: bool = False):
+    def __init__(self, arch: str, pretrained: bool = False, drop_path: float = 0.0):
         super().__init__()
         name, options = parse(arch)
         with torch.device("meta"):
@@ -70,9 +72,13 @@ class TimmEncoder(Encoder):
         if options and max(self.strides) != options["output_stride"]:
             raise ModelError(f"{arch}: this model has the strides {self.strides} in any case")
         self.grid = self.find_grid(arch, math.lcm(*self.strides), *config["input_size"][1:])
+        if drop_path:
+            options["drop_path_rate"] = drop_path
+            check_drop_path(arch, name, options)
         if pretrained:
             check_connection(arch, config)
         self.model = create(arch, name, options, pretrained)
+        self.options = options
         self.prune()
 
     @property
@@ -173,19 +179,20 @@ def copied(x: Any) -> Any:
     return [*x] if isinstance(x, list) else x
 
 
-def build_timm(arch: str, weights: str | Path) -> TimmEncoder:
+def build_timm(arch: str, weights: str | Path, drop_path: float = 0.0) -> TimmEncoder:
     """An encoder of timm's with its initial weights.
 
     Args:
         arch: "timm:NAME" or "timm:NAME@STRIDE".
         weights: "" (timm's), "none", or a file of this project's or of timm's.
+        drop_path: as `ModelBuilder.build_encoder` has it.
 
     Raises:
         ModelError: there is no such encoder, or its weights cannot be had or do not fit.
     """
     if weights in {row.source for row in INITIAL_WEIGHTS}:
         raise ModelError(f"--weights_encoder {weights} is not for {arch}; '' takes timm's own")
-    encoder = TimmEncoder(arch, pretrained=not weights)
+    encoder = TimmEncoder(arch, not weights, drop_path)
     encoder.weights_source = str(weights)
     if not weights:
         config = encoder.model.pretrained_cfg
@@ -211,10 +218,10 @@ def load_timm_file(encoder: TimmEncoder, arch: str, path: str | Path) -> None:
     try:
         load_strictly(encoder, own, complaint)
     except ModelError as error:  # unless timm knows how to convert the file
-        name, options = parse(arch)
+        name, _ = parse(arch)
         source = {"pretrained_cfg_overlay": {"state_dict": state}}
         try:
-            encoder.model = create(arch, name, options | source, pretrained=True)
+            encoder.model = create(arch, name, encoder.options | source, pretrained=True)
         except ModelError:
             raise error from None
         del encoder.model.pretrained_cfg["state_dict"]
@@ -267,6 +274,23 @@ def create(arch: str, name: str, options: dict[str, Any], pretrained: bool = Fal
                 "and the stride"
             ) from error
         raise ModelError(f"timm cannot build {arch}: {first_line(error)}") from error
+
+
+def check_drop_path(arch: str, name: str, options: dict[str, Any]) -> None:
+    """Check that a model has drop path, on the "meta" device.
+
+    Raises:
+        ModelError: it has not.
+    """
+    from timm.layers import DropPath
+
+    try:
+        with torch.device("meta"):
+            model = create(arch, name, options)
+    except ModelError:  # it has no such setting
+        model = nn.Identity()
+    if not any(isinstance(module, DropPath) for module in model.modules()):
+        raise ModelError(f"{arch} has no drop path: leave --drop_path out")
 
 
 def check_connection(arch: str, config: dict) -> None:

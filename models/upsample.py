@@ -13,12 +13,10 @@ number of features. Output i of N lies at (i + ½) · (n / stride) / N - ½ of t
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, with second-level caches of 1 MB
 # each and a third level of 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2, 64
@@ -30,90 +28,6 @@ CPU_BAND_BYTES = 2**22
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 
 Extent = tuple[float, float]
-
-
-@torch.compiler.disable
-def upsample_cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    extent: Extent | None = None,
-    weight: Tensor | None = None,
-    count_correct: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
-
-    Equals `F.cross_entropy(upsample(logits, labels.shape[-2:], extent), labels, weight, …)`.
-
-    Args:
-        logits: B x C x h x w, any floating point; half precision is computed in single.
-        labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
-        extent: the pictures' height and width in features; None = (h, w).
-        weight: C, weights of the classes.
-        count_correct: also count the pixels whose label has a larger logit than any other class.
-
-    Returns:
-        The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
-        `count_correct`, beside it, the number of correct pixels (int64).
-    """
-    loss, correct = UpsampleCrossEntropy.apply(logits, labels, extent, weight, count_correct)
-    return (loss, correct) if count_correct else loss
-
-
-class UpsampleCrossEntropy(torch.autograd.Function):
-    """The loss together with its gradient, because each band exists only once."""
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any,
-        logits: Tensor,
-        labels: Tensor,
-        extent: Extent | None,
-        weight: Tensor | None,
-        count_correct: bool,
-    ) -> tuple[Tensor, Tensor]:
-        unlabelled = 255 if labels.dtype == torch.uint8 else -1
-        upsampling = Upsampling(logits, labels.shape[-2:], extent)
-        loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
-        total_weight = torch.zeros_like(loss)
-        correct = torch.zeros((), dtype=torch.int64, device=logits.device)
-        gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
-        band, log_p = upsampling.new_band(), upsampling.new_band()
-        for b, top, bottom in upsampling.bands():
-            target = labels[b, top:bottom].unsqueeze(-1).long()  # rows x W x 1
-            labelled = target != unlabelled
-            target = target.where(labelled, 0)
-            pixel_weight = labelled.to(loss.dtype)
-            if weight is not None:
-                pixel_weight *= weight.to(loss.dtype)[target]
-            total_weight += pixel_weight.sum()
-
-            part = log_p[: bottom - top]  # rows x W x C
-            torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=part)
-            of_label = part.gather(-1, target)
-            loss -= (of_label * pixel_weight).sum()
-            if count_correct:
-                part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
-                correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
-                part.scatter_(-1, target, of_label)
-            if ctx.needs_input_grad[0]:
-                # d loss / d logits = (softmax - one-hot) · weight
-                band_gradient = part.exp_().mul_(pixel_weight)
-                band_gradient.scatter_add_(-1, target, -pixel_weight)
-                upsampling.add_down(band_gradient, b, top, bottom, gradient)
-        total_weight = total_weight.where(total_weight > 0, 1)
-        ctx.save_for_backward((gradient / total_weight).permute(0, 3, 1, 2))
-        ctx.dtype = logits.dtype
-        ctx.mark_non_differentiable(correct)
-        return loss / total_weight, correct
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # noqa: D102
-        ctx: Any, grad_loss: Tensor, _: None
-    ) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        # Rounded last: a gradient scaler lifts it to the range of half precision first.
-        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None
 
 
 @torch.compiler.disable
@@ -138,7 +52,10 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], extent: Extent | None =
 
 @torch.compiler.disable
 def average_upsampled_probabilities(
-    logits: Sequence[Tensor], size: Sequence[int], extents: Sequence[Extent | None]
+    logits: Sequence[Tensor],
+    size: Sequence[int],
+    extents: Sequence[Extent | None],
+    mirrored: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The classes with the largest mean probability, and that probability.
 
@@ -146,11 +63,16 @@ def average_upsampled_probabilities(
         logits: several B x C x h x w, whose h and w may differ.
         size: (H, W).
         extents: for each of them, the pictures' height and width in features; None = (h, w).
+        mirrored: for each of them, whether the pictures were mirrored; None = none was.
 
     Returns:
         Labels B x H x W, in the smallest type that fits, and probabilities B x H x W.
     """
-    upsamplings = [Upsampling(z, size, e) for z, e in zip(logits, extents, strict=True)]
+    mirrored = mirrored or [False] * len(logits)
+    upsamplings = [
+        Upsampling(z, size, extent, is_mirrored)
+        for z, extent, is_mirrored in zip(logits, extents, mirrored, strict=True)
+    ]
     first = upsamplings[0]
     labels = first.new_labels()
     winning = torch.empty(labels.shape, dtype=first.dtype, device=labels.device)
@@ -195,7 +117,8 @@ def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Te
 class Upsampling:
     """Bilinear upsampling from h x w to H x W, a band of output rows at a time, and its adjoint.
 
-    `extent` is the pictures' height and width in features; None = (h, w).
+    `extent` is the pictures' height and width in features; None = (h, w). Where the pictures were
+    mirrored, the output is mirrored back (which has no adjoint here).
 
     Columns are interpolated first. One product with a small matrix combines their rows. The classes
     of a pixel lie side by side, as softmax wants them.
@@ -206,7 +129,13 @@ class Upsampling:
         band_rows: height of all bands, the last of a picture excepted.
     """
 
-    def __init__(self, logits: Tensor, size: Sequence[int], extent: Extent | None = None):
+    def __init__(
+        self,
+        logits: Tensor,
+        size: Sequence[int],
+        extent: Extent | None = None,
+        mirrored: bool = False,
+    ):
         self.dtype = at_least_single(logits.dtype)
         self.source = logits.detach().permute(0, 2, 3, 1)
         self.height, self.width = size
@@ -215,6 +144,8 @@ class Upsampling:
         self.source_width = width
         upper, lower, _ = taps(h, self.height, height)
         left, right, beside = taps(w, self.width, width)
+        if mirrored:
+            left, right, beside = left.flip(0), right.flip(0), beside.flip(0)
         self.upper, self.lower = upper.tolist(), lower.tolist()
         self.rows = interpolation(h, self.height, height).to(logits.device, self.dtype)
         self.left, self.right = left.to(logits.device), right.to(logits.device)

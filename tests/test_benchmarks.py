@@ -17,7 +17,7 @@ from benchmarks.classic import (
 from benchmarks.common import Job, compare, markdown
 from inference import predict
 from models import ModelBuilder, SegmentationModel
-from models.upsample import upsample_cross_entropy
+from models.loss import upsample_cross_entropy
 
 from .conftest import Data
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.augmentation import Augmentation
 from common.loader import make_loader
 from dataset import (
     EpochSampler,
@@ -23,8 +24,11 @@ def dataset(data: Data, kind=SegmentationDataset, part="train", **kwargs):
     return kind(data.folder / f"{part}.txt", *folders, num_class=data.num_class, **kwargs)
 
 
-def training(data: Data, seed=1, imgSize=32, segSize=32) -> TrainDataset:
-    return dataset(data, TrainDataset, seed=seed, imgSize=imgSize, segSize=segSize)
+def training(data: Data, seed=1, imgSize=32, segSize=32, **augmentation) -> TrainDataset:
+    sizes = {"imgSize": imgSize, "segSize": segSize}
+    return dataset(
+        data, TrainDataset, seed=seed, augmentation=Augmentation(**augmentation), **sizes
+    )
 
 
 def test_an_item_is_a_whole_picture_with_classes_counted_from_0(data):
@@ -41,11 +45,15 @@ def test_a_limit_takes_the_first(data):
     assert len(dataset(data, limit=-1)) == len(dataset(data, limit=99)) == 6
 
 
+AUGMENTED = {"cat_max_ratio": 0.5, "color_jitter": 1, "classmix": 0.5, "scale_max": 3}
+
+
+@pytest.mark.parametrize("augmentation", [{}, AUGMENTED], ids=["plain", "augmented"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_items_depend_on_seed_epoch_and_index_alone(data, workers):
-    alone = training(data)
+def test_items_depend_on_seed_epoch_and_index_alone(data, workers, augmentation):
+    alone = training(data, **augmentation)
     sampler = EpochSampler(6, batch_size=4, seed=1)
-    loader = make_loader(training(data), workers, batch_sampler=sampler)
+    loader = make_loader(training(data, **augmentation), workers, batch_sampler=sampler)
     for epoch in (1, 2):
         sampler.epoch = epoch
         seen = []
@@ -171,6 +179,36 @@ def test_picture_and_label_are_cropped_alike(data):
         image, label, *_ = crops[epoch, 0, True]
         white = image.float().mean(0) > 190
         assert ((label == 2) == white).float().mean() > 0.93
+
+
+def test_crops_of_mixed_classes_and_changed_colours_still_agree_with_their_labels(data):
+    crops = training(data, imgSize=96, segSize=96, classmix=1, color_jitter=0.3)
+    plain = training(data, imgSize=96, segSize=96)
+    changed = 0
+    for epoch in range(20):
+        image, label, *_ = crops[epoch, 0, True]
+        brightness = image.float().mean(0)
+        block = label == 2
+        if block.any():
+            assert brightness[block].quantile(0.2) > brightness[label == 1].quantile(0.8)
+        changed += not torch.equal(label, plain[epoch, 0, True][1])
+    assert changed > 10
+
+
+def test_crops_that_one_class_fills_are_drawn_again(data):
+    def filled(**augmentation) -> int:
+        crops = training(data, imgSize=64, segSize=64, scale_min=2, scale_max=4, **augmentation)
+        labels = [crops[epoch, i, True][1] for epoch in range(10) for i in range(6)]
+        return sum(label.flatten().bincount().max() > 0.8 * label.numel() for label in labels)
+
+    assert filled(cat_max_ratio=0.8) < filled() / 3
+
+
+def test_an_unreadable_picture_that_would_be_mixed_in_is_told(data):
+    data.picture("train/1").write_bytes(b"no picture")
+    crops = training(data, classmix=1)
+    items = [crops[epoch, 0, True] for epoch in range(30)]
+    assert 0 < sum("train/1.jpg is not a picture" in item[3] for item in items) < 30
 
 
 def test_labels_may_have_a_size_of_their_own(data):

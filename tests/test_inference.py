@@ -52,6 +52,19 @@ def test_several_scales_are_averaged_as_probabilities(model, images):
     assert (predict(model, images, (64, 80), scales=(1.0, 2.0)) == expected).all()
 
 
+def test_flipping_averages_over_the_mirrored_picture(model, images):
+    with torch.no_grad():
+        probabilities = [
+            F.interpolate(z, (64, 80), mode="bilinear").softmax(1)
+            for z in (model(images), model(images.flip(-1)).flip(-1))
+        ]
+    labels = predict(model, images, (64, 80), scales=(1.0,), flip=True)
+    assert (labels == sum(probabilities).argmax(1)).float().mean() > 0.999
+    mirrored = predict(model, images.flip(-1), (64, 80), scales=(0.75, 1.0), flip=True)
+    straight = predict(model, images, (64, 80), scales=(0.75, 1.0), flip=True)
+    assert (mirrored.flip(-1) == straight).float().mean() > 0.999
+
+
 @pytest.mark.slow
 def test_the_short_side_sets_the_size_the_network_sees(model, images):
     seen = []

@@ -860,6 +860,19 @@ BAD_TRAINING = {
     "no device": (None, ["--device", "meta"], ["--device meta"]),
     "a single class": (None, ["--num_class", "1"], ["--num_class 1", "give 2"]),
     "tiny crops": (None, ["--imgSize", "16"], ["--imgSize", "32"]),
+    "scales the wrong way round": (
+        None,
+        ["--scale_min", "2"],
+        ["--scale_min 2", "--scale_max 1.5"],
+    ),
+    "warm-up without an end": (
+        None,
+        ["--warmup_iters", "200"],
+        ["--warmup_iters 200", "200 steps"],
+    ),
+    "no drop path": (None, ["--drop_path", "0.1"], ["resnet18dilated has no drop path"]),
+    "more than all crops": (None, ["--classmix", "1.5"], ["--classmix", "at most 1"]),
+    "an average that stands still": (None, ["--ema_decay", "1"], ["--ema_decay", "below 1"]),
     "no class table": (None, ["--list_class", "no.csv"], ["--list_class no.csv"]),
 }
 

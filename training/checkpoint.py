@@ -17,6 +17,7 @@ from common.files import Content, saved_file, tensors, text, write_together
 from common.runs import PARTS
 from models import SegmentationModel
 from models.weights import load_file, read_tensors
+from training.average import Average
 from training.class_weights import ClassWeights
 from utils import UserError
 
@@ -61,6 +62,11 @@ class Progress:
         """Pictures of all epochs so far."""
         return (self.epoch - 1) * self.total + self.pictures
 
+    def steps(self, size: int) -> int:
+        """Steps of all epochs so far; each is of `size` pictures, or of an epoch's last ones."""
+        of_epoch = math.ceil(self.total / size)
+        return (self.epoch - 1) * of_epoch + math.ceil(self.pictures / size)
+
     @property
     def mean_loss(self) -> float:
         """The mean loss of the epoch so far; nan before the first finite one."""
@@ -84,7 +90,8 @@ class Checkpoint:
     """What a training saves, and the folder of its run; only the main process writes.
 
     `training_latest.pth` holds what resuming needs besides the weights: progress, optimiser and
-    gradient scaler.
+    gradient scaler. Where weights are averaged, the average is what is saved as the run's weights,
+    and these are in that file.
     """
 
     folder: Path
@@ -94,8 +101,14 @@ class Checkpoint:
     scaler: GradScaler
     progress: Progress
     class_weights: ClassWeights | None = None
+    average: Average | None = None
     is_main: bool = True
     last_save: float = field(default_factory=time.monotonic)  # in seconds
+
+    @property
+    def scored(self) -> SegmentationModel:
+        """The network whose weights are scored, and saved as the run's."""
+        return self.average.network if self.average else self.model
 
     def save(self, *suffixes: str) -> None:
         """Save as `latest`, and the weights under further suffixes, too; all of it or nothing.
@@ -112,11 +125,14 @@ class Checkpoint:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        if self.average:
+            training["weights"] = self.model.state_dict()
+            training["averaged_steps"] = self.average.steps
         files: dict[str, Content | str] = {
             "config.json": text(json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"),
             "history.csv": text(history_table(self.progress.history)),
-            "encoder_latest.pth": tensors(self.model.encoder.state_dict()),
-            "decoder_latest.pth": tensors(self.model.decoder.state_dict()),
+            "encoder_latest.pth": tensors(self.scored.encoder.state_dict()),
+            "decoder_latest.pth": tensors(self.scored.decoder.state_dict()),
             "training_latest.pth": tensors(training),
         }
         if self.class_weights:
@@ -132,11 +148,11 @@ class Checkpoint:
         Raises:
             UserError: some are not finite.
         """
-        for part in PARTS:
-            for name, value in getattr(self.model, part).state_dict().items():
+        for network in {self.model, self.scored}:
+            for name, value in network.state_dict().items():
                 if not value.isfinite().all():
                     raise UserError(
-                        f"{part}.{name} of the network is not finite in epoch "
+                        f"{name} of the network is not finite in epoch "
                         f"{self.progress.epoch}: lower --lr_encoder and --lr_decoder; what was "
                         f"saved in {self.folder} stays"
                     )
@@ -148,7 +164,7 @@ class Checkpoint:
             UserError, ModelError: the folder's files are damaged, or of another network.
         """
         for part in PARTS:
-            module = getattr(self.model, part)
+            module = getattr(self.scored, part)
             load_file(module, "the network", saved_file(self.folder, f"{part}_latest.pth"))
         path = saved_file(self.folder, "training_latest.pth")
         training: Any = read_tensors(path)
@@ -156,6 +172,9 @@ class Checkpoint:
             self.optimizer.load_state_dict(training["optimizer"])
             if training["scaler"]:  # in use then; what --amp auto means depends on the GPU
                 self.scaler.load_state_dict(training["scaler"])
+            if self.average:
+                self.model.load_state_dict(training["weights"])
+                self.average.steps = training["averaged_steps"]
             self.progress = Progress(**training["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is of another training: {error}") from error

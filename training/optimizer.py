@@ -1,13 +1,14 @@
 """The optimiser, its learning rates, and what is frozen.
 
-The learning rates begin at `--lr_encoder` and `--lr_decoder`. Before each step,
-`Trainer.train_one_epoch` sets them to `poly_decay` of these.
+Before each step, `Trainer.train_one_epoch` sets the learning rates to `--lr_encoder` and
+`--lr_decoder` times `lr_factor`.
 """
 
 import argparse
 import copy
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -32,18 +33,42 @@ def make_optimizer(
     was never set.
     """
     groups = [
-        {"params": network.parameters(), "lr": lr, "initial_lr": lr}
+        {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay}
         for network, lr in ((encoder, args.lr_encoder), (decoder, args.lr_decoder))
+        for parameters, weight_decay in split_by_decay(network, args)
     ]
-    shared = {"weight_decay": args.weight_decay, "fused": fused or None}
     if args.optim == "SGD":
-        return torch.optim.SGD(groups, momentum=args.beta1, **shared)
-    return getattr(torch.optim, args.optim)(groups, betas=(args.beta1, 0.999), **shared)
+        return torch.optim.SGD(groups, momentum=args.beta1, fused=fused or None)
+    kind = getattr(torch.optim, args.optim)
+    return kind(groups, betas=(args.beta1, 0.999), fused=fused or None)
 
 
-def poly_decay(progress: float, power: float) -> float:
-    """The factor of the initial learning rates after a fraction of the training, 0…1."""
-    return (1 - progress) ** power
+def split_by_decay(
+    network: nn.Module, args: argparse.Namespace
+) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """Parameters that share a weight decay: all, or those of BatchNorm and biases apart."""
+    parameters = [*network.parameters()]
+    if args.norm_weight_decay is None:
+        yield parameters, args.weight_decay
+        return
+    vectors = [p for p in parameters if p.ndim <= 1]
+    if vectors:
+        yield vectors, args.norm_weight_decay
+    yield [p for p in parameters if p.ndim > 1], args.weight_decay
+
+
+def lr_factor(args: argparse.Namespace, progress: float, steps: int) -> float:
+    """The factor of the initial learning rates in the next step.
+
+    Args:
+        args: the settings.
+        progress: the fraction of the training that is done, 0…1.
+        steps: the number of steps that are done.
+    """
+    rise = min(1.0, (steps + 1) / (args.warmup_iters + 1))
+    if args.lr_schedule == "cosine":
+        return rise * (1 + math.cos(math.pi * progress)) / 2
+    return rise * (1 - progress) ** args.lr_pow
 
 
 def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:
@@ -54,8 +79,8 @@ def adjust_learning_rates(optimizer: Optimizer, factor: float) -> None:
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     """The current learning rates of encoder and decoder, by their names in logs."""
-    lr_encoder, lr_decoder = (group["lr"] for group in optimizer.param_groups)
-    return {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder}
+    encoder, *_, decoder = optimizer.param_groups
+    return {"lr_encoder": encoder["lr"], "lr_decoder": decoder["lr"]}
 
 
 def find_frozen(

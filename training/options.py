@@ -10,7 +10,7 @@ from pathlib import Path
 from common.data_file import read_data
 from common.distributed import is_launched
 from common.runs import MAX_ID_BYTES, existing_run, is_run, read_config, run_folder
-from options import MIN_SIDE, Parser, positive, within
+from options import MIN_SIDE, Parser, positive, share, within
 from utils import UserError
 
 # The settings that a network depends on; a resumed training keeps them.
@@ -27,9 +27,15 @@ FIXED_WHEN_RESUMED = (
     "optim",
     "lr_encoder",
     "lr_decoder",
+    "lr_schedule",
     "lr_pow",
+    "warmup_iters",
     "beta1",
     "weight_decay",
+    "norm_weight_decay",
+    "clip_grad",
+    "ema_decay",
+    "drop_path",
     "fix_bn",
     "sync_bn",
     "imgSize",
@@ -38,7 +44,14 @@ FIXED_WHEN_RESUMED = (
     "seed",
     "label_offset",
     "class_weight",
+    "label_smoothing",
+    "ohem_thresh",
     "deepsup_scale",
+    "scale_min",
+    "scale_max",
+    "cat_max_ratio",
+    "color_jitter",
+    "classmix",
 )
 # Settings that the name of a run always has, as the reference composes it, and those that it has
 # where they are not the default.
@@ -95,6 +108,35 @@ def make_parser(description: str) -> Parser:
     parser.add_argument("--segSize", type=positive, default=384, help="side of the labels' crops")
     parser.shared("workers")
 
+    parser.group("augmentation")
+    parser.add_argument(
+        "--scale_min",
+        type=within(float, 0.01, 100),
+        default=0.5,
+        help="least scale of the pictures that crops show",
+    )
+    parser.add_argument(
+        "--scale_max", type=within(float, 0.01, 100), default=1.5, help="greatest scale"
+    )
+    parser.add_argument(
+        "--cat_max_ratio",
+        type=share,
+        default=1.0,
+        help="crops of which one class fills more are drawn again, some times",
+    )
+    parser.add_argument(
+        "--color_jitter",
+        type=within(float, 0, 2),
+        default=0.0,
+        help="strength of random brightness, contrast, saturation, hue and gamma; 1 is strong",
+    )
+    parser.add_argument(
+        "--classmix",
+        type=share,
+        default=0.0,
+        help="share of the crops onto which half of the classes of another one are pasted",
+    )
+
     parser.group("optimisation")
     parser.add_argument("--num_epoch", type=positive, default=100, help="epochs to train for")
     parser.add_argument(
@@ -119,17 +161,66 @@ def make_parser(description: str) -> Parser:
         "--lr_decoder", type=within(float, 0), default=1e-2, help="initial learning rate"
     )
     parser.add_argument(
-        "--lr_pow", type=within(float, 0), default=0.9, help="power of the rates' decay to 0"
+        "--lr_schedule",
+        default="poly",
+        choices=("poly", "cosine"),
+        help="how the learning rates fall to 0",
+    )
+    parser.add_argument(
+        "--lr_pow", type=within(float, 0), default=0.9, help="power of the schedule poly"
+    )
+    parser.add_argument(
+        "--warmup_iters",
+        type=within(int, 0, 2**31),
+        default=0,
+        help="steps in which the learning rates rise from 0 first",
     )
     parser.add_argument(
         "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
     )
     parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
     parser.add_argument(
+        "--norm_weight_decay",
+        type=within(float, 0),
+        help="weight decay of BatchNorm and biases (default: WEIGHT_DECAY)",
+    )
+    parser.add_argument(
+        "--clip_grad",
+        type=within(float, 0),
+        default=0.0,
+        help="norm that gradients are scaled down to; 0 = as they are",
+    )
+    parser.add_argument(
+        "--ema_decay",
+        type=within(float, 0, 1),
+        default=0.0,
+        help="score and save an exponential moving average of the weights, with this decay a step, "
+        "such as 0.999; 0 = none",
+    )
+    parser.add_argument(
+        "--drop_path",
+        type=within(float, 0, 1),
+        default=0.0,
+        help="share of residual branches that are left out at random, of timm's encoders",
+    )
+    parser.add_argument(
         "--class_weight",
         default="none",
         help="against imbalance: median = the rarer a class, the more its pixels count in the "
         "loss; sqrt = half as steeply; or a CSV of index,weight",
+    )
+    parser.add_argument(
+        "--label_smoothing",
+        type=within(float, 0, 1),
+        default=0.0,
+        help="share of each label that is spread over all classes",
+    )
+    parser.add_argument(
+        "--ohem_thresh",
+        type=within(float, 0, 1),
+        default=0.0,
+        help="online hard example mining: only pixels whose class has a lower probability count, "
+        "and at least a sixteenth; 0 = all count",
     )
     parser.add_argument(
         "--deepsup_scale",

@@ -44,6 +44,10 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
     with world.fail_together():
         if args.parallel == "dp" and is_launched():
             raise UserError("--parallel dp is for a single process; leave it out")
+        if args.scale_min > args.scale_max:
+            raise UserError(
+                f"--scale_min {args.scale_min:g} is more than --scale_max {args.scale_max:g}"
+            )
         if args.num_class == 1:
             raise UserError("--num_class 1: a single class leaves nothing to tell apart; give 2")
         if not is_launched():
@@ -55,6 +59,19 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
         check_writable("--vis", Path(args.vis) / args.id)
         if args.compile:
             check_compiler(args, world.device)
+
+
+def check_warmup(args: argparse.Namespace, world: World, steps: int) -> None:
+    """Check that the learning rates get to their height in a training of so many steps.
+
+    Raises:
+        UserError: they do not.
+    """
+    with world.fail_together():
+        if args.warmup_iters >= steps:
+            raise UserError(
+                f"--warmup_iters {args.warmup_iters}: the training has {steps} steps; give less"
+            )
 
 
 def check_validation(args: argparse.Namespace, world: World, loader: DataLoader) -> None:

@@ -1,7 +1,7 @@
 """The training loop: an epoch, its validation, and when to save.
 
-To change the step, change `Trainer.train_one_epoch`; the loss, `SegmentationModel.loss`; the
-schedule of the learning rates, `training.optimizer.poly_decay`. SIGTERM, SIGUSR1 and Ctrl-C are
+To change the step, change `Trainer.train_one_epoch`; the loss, `models.loss.CrossEntropy`; the
+schedule of the learning rates, `training.optimizer.lr_factor`. SIGTERM, SIGUSR1 and Ctrl-C are
 noted by `Trainer.stop` and obeyed between two steps, or batches of a validation.
 """
 
@@ -31,8 +31,10 @@ from common.runs import read_config, run_folder
 from dataset import EpochSampler
 from inference import check_finite
 from models import SegmentationModel
+from models.loss import upsample_cross_entropy
 from models.segmentation import random_pictures
-from models.upsample import upsample_argmax, upsample_cross_entropy
+from models.upsample import upsample_argmax
+from training.average import Average
 from training.checkpoint import Checkpoint, Progress
 from training.class_weights import ClassWeights
 from training.guards import (
@@ -50,8 +52,8 @@ from training.optimizer import (
     freeze,
     freeze_unused,
     learning_rates,
+    lr_factor,
     make_optimizer,
-    poly_decay,
 )
 from utils import StopRequest, UserError
 
@@ -143,6 +145,7 @@ class Trainer:
             scaler=scaler,
             progress=Progress(total=data.sampler.length),
             class_weights=data.class_weights,
+            average=Average(network, args.ema_decay) if args.ema_decay else None,
             is_main=world.is_main,
         )
         self.monitor = Monitor(self.checkpoint.folder, args, world)
@@ -193,7 +196,7 @@ class Trainer:
                     suffixes.append(f"_epoch_{epoch}.pth")
                 if epoch % args.eval_epoch == 0 or epoch == args.num_epoch:
                     self.checkpoint.save()  # whatever happens to the validation costs no training
-                    self.world.broadcast_buffers(self.network)
+                    self.world.broadcast(self.checkpoint.scored)
                     val_loss, scores = self.validate()
                     self.monitor.show_scores(val_loss, scores, progress)
                     row["val_loss"] = val_loss
@@ -237,7 +240,7 @@ class Trainer:
                     self.save_and_exit()
 
                 done = progress.seen / (args.num_epoch * progress.total)
-                adjust_learning_rates(optimizer, poly_decay(done, args.lr_pow))
+                adjust_learning_rates(optimizer, lr_factor(args, done, progress.steps(step_size)))
                 position = progress.epoch, progress.pictures, world.rank
                 torch.manual_seed(seed_of(args.seed, *position))  # for dropout
                 optimizer.zero_grad()
@@ -274,12 +277,17 @@ class Trainer:
         Args:
             statistics: of BatchNorm before the step, which is undone then.
         """
-        scaler = self.checkpoint.scaler
+        scaler, optimizer = self.checkpoint.scaler, self.checkpoint.optimizer
         scale = scaler.get_scale()
-        scaler.step(self.checkpoint.optimizer)
+        if self.args.clip_grad:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.args.clip_grad)
+        scaler.step(optimizer)
         scaler.update()
         if skipped := scaler.get_scale() < scale:
             restore(statistics)
+        elif self.checkpoint.average and self.world.is_main:  # the others get it to score it
+            self.checkpoint.average.update(self.network)
         count_skipped(skipped, self.progress)
 
     def weigh(self, chunk: list[tuple]) -> tuple[list[float], "StepSums"]:
@@ -331,7 +339,8 @@ class Trainer:
         """
         world, num_class = self.world, len(self.data.classes.names)
         # Not DistributedDataParallel, which would wait for processes that have no picture.
-        model = self.network if world.size > 1 else self.model
+        separate = world.size > 1 or self.checkpoint.average
+        model = self.checkpoint.scored if separate else self.model
         model.eval()
         losses = AverageMeter()
         shown: list[tuple] = []

@@ -5,7 +5,7 @@ from torch import nn
 from models import ModelBuilder, SegmentationModel
 from models.decoders import C1Bilinear
 from models.encoder import Encoder
-from models.upsample import upsample_cross_entropy
+from models.loss import CrossEntropy, upsample_cross_entropy
 
 from .conftest import fill
 
@@ -38,7 +38,8 @@ def test_labels_turn_the_logits_into_the_loss():
     assert loss.shape == () and logits.shape == (2, 7, 4, 3)
     torch.testing.assert_close(loss, upsample_cross_entropy(logits, labels))
     weight = torch.rand(7)
-    weighted = SegmentationModel(model.encoder, model.decoder, class_weight=weight).eval()
+    loss = CrossEntropy(weight)
+    weighted = SegmentationModel(model.encoder, model.decoder, loss=loss).eval()
     expected = upsample_cross_entropy(logits, labels, weight=weight)
     torch.testing.assert_close(weighted(images, labels), expected)
     assert abs(expected - loss) > 1e-3 and weighted.state_dict().keys() == model.state_dict().keys()

@@ -358,3 +358,19 @@ def test_the_network_classes_load_without_timm():
             names = [alias.name for alias in getattr(node, "names", [])]
             names.append(getattr(node, "module", None) or "")
             assert not {name.split(".")[0] for name in names} & optional, file
+
+
+@pytest.mark.parametrize(("arch", "has"), [("timm:test_vit", True), ("timm:vgg11", False)])
+def test_drop_path_is_timms_or_refused(arch, has):
+    if not has:
+        with pytest.raises(ModelError, match="timm:vgg11 has no drop path"):
+            ModelBuilder.build_encoder(arch, weights="none", drop_path=0.5)
+        return
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder(arch, weights="none", drop_path=0.5)
+    plain = ModelBuilder.build_encoder(arch, weights="none")
+    plain.load_state_dict(encoder.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.eval()(x), plain.eval()(x))
+    assert not torch.equal(encoder.train()(x), encoder(x))
+    assert torch.equal(plain.train()(x), plain(x))

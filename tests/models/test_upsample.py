@@ -9,12 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import upsample as head
-from models.upsample import (
-    average_upsampled_probabilities,
-    upsample,
-    upsample_argmax,
-    upsample_cross_entropy,
-)
+from models.loss import upsample_cross_entropy
+from models.upsample import average_upsampled_probabilities, upsample, upsample_argmax
 
 # (h, w), (H, W): by 8 and by odd ratios, by less than 1, by nothing, from and to a single pixel.
 SIZES = [
@@ -213,6 +209,20 @@ def test_labels_and_probabilities_are_those_of_the_upsampled_logits(small, large
     labels, probability = average_upsampled_probabilities(logits, large, [None] * len(logits))
     assert (labels == mean.argmax(1)).all()
     torch.testing.assert_close(probability, mean.amax(1))
+
+
+def test_logits_of_mirrored_pictures_are_mirrored_back():
+    """Features are counted from the other side, whatever part of the last one is a picture's."""
+    torch.manual_seed(0)
+    logits = [torch.randn(2, 5, 4, 6) for _ in range(2)]
+    extent, size = (3.5, 5.25), (28, 42)
+    whole = [upsample(z, size, extent) for z in logits]
+    mean = (whole[0].softmax(1) + whole[1].flip(-1).softmax(1)) / 2
+    labels, probability = average_upsampled_probabilities(
+        logits, size, [extent, extent], [False, True]
+    )
+    torch.testing.assert_close(probability, mean.amax(1))
+    assert (labels == mean.argmax(1)).float().mean() > 0.999
 
 
 def cropped(logits: Tensor, stride: int, height: int, width: int) -> Tensor:

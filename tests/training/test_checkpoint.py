@@ -1,6 +1,5 @@
 import os
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +21,8 @@ def test_epochs_without_a_validation_leave_gaps():
 
 def new_training(folder, seed: int) -> Checkpoint:
     torch.manual_seed(seed)
-    model = SimpleNamespace(encoder=nn.Linear(2, 3), decoder=nn.Linear(3, 4))
+    model = nn.Module()
+    model.encoder, model.decoder = nn.Linear(2, 3), nn.Linear(3, 4)
     optimizer = torch.optim.AdamW([*model.encoder.parameters(), *model.decoder.parameters()])
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     return Checkpoint(folder, {"seed": seed}, model, optimizer, scaler, Progress(total=7))

@@ -25,7 +25,8 @@ from ..conftest import ROOT, SMALL, changed_training, flags, make_data
 
 pytestmark = pytest.mark.slow  # they train
 
-# Three steps an epoch, dropout, and an optimiser with a state worth keeping.
+# Three steps an epoch, dropout, an optimiser with a state worth keeping, and all that is drawn,
+# averaged or counted on the way.
 RECIPE = [
     *SMALL,
     *flags(
@@ -36,6 +37,16 @@ RECIPE = [
         eval_epoch=2,
         disp_iter=1,
         class_weight="median",
+        lr_schedule="cosine",
+        warmup_iters=4,
+        norm_weight_decay=0,
+        clip_grad=0.5,
+        ema_decay=0.7,
+        label_smoothing=0.1,
+        ohem_thresh=0.5,
+        cat_max_ratio=0.5,
+        color_jitter=1,
+        classmix=0.5,
     ),
 ]
 

@@ -1,0 +1,264 @@
+"""The training loss: cross-entropy at the labels' size, computed a band of rows at a time.
+
+To train with another loss, change `CrossEntropy`, which train.py gives to `SegmentationModel`.
+`sum_over_pixels` computes whatever is a function of sums over pixels, such as Dice, and needs no
+more memory: docs/training.md has an example.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .upsample import Extent, Upsampling
+
+LEAST_HARD = 16  # one in so many pixels is hard, however well all of them are predicted
+
+Terms = Callable[[Tensor, Tensor], Tensor]
+
+
+class CrossEntropy(nn.Module):
+    """The training loss.
+
+    Args:
+        weight: num_class, how much a pixel of each class counts; None = alike.
+        label_smoothing: the share of a label that is spread over all classes (Szegedy et al.,
+            "Rethinking the Inception Architecture", 2016), as `F.cross_entropy` has it.
+        ohem_thresh: only pixels whose class has a probability below this count, and in any case a
+            sixteenth of a batch's pixels, the hardest (online hard example mining: Shrivastava et
+            al., 2016); 0 = all pixels count.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ohem_thresh: float = 0.0,
+    ):
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.ohem_thresh = ohem_thresh
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        extent: Extent | None = None,
+        count_correct: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The loss as `upsample_cross_entropy` has it.
+
+        Args:
+            logits: B x num_class x h x w, in half precision with `amp`.
+            labels: B x H x W, integers: 0…num_class-1, or -1 (255 in uint8) = unlabelled.
+            extent: height and width of the pictures in features.
+            count_correct: also give the number of pixels that are predicted right.
+
+        Returns:
+            A scalar: a mean over the labelled pixels, 0 where there are none. With `count_correct`,
+            beside it, that number (int64).
+        """
+        options = self.weight, self.label_smoothing, self.ohem_thresh
+        return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
+
+
+@torch.compiler.disable
+def upsample_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    extent: Extent | None = None,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ohem_thresh: float = 0.0,
+    count_correct: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
+
+    Equals `F.cross_entropy(upsample(logits, labels.shape[-2:], extent), labels, weight, …)`.
+
+    Args:
+        logits: B x C x h x w, any floating point; half precision is computed in single.
+        labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
+        extent: the pictures' height and width in features; None = (h, w).
+        weight: C, weights of the classes.
+        label_smoothing, ohem_thresh: as `CrossEntropy` has them.
+        count_correct: also count the pixels whose label has a larger logit than any other class.
+
+    Returns:
+        The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
+        `count_correct`, beside it, the number of correct pixels (int64).
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        hard = hard_pixels(logits, labels, extent, weight, ohem_thresh) if ohem_thresh else None
+        loss, correct = UpsampleCrossEntropy.apply(
+            logits, labels, extent, weight, label_smoothing, hard, count_correct
+        )
+    return (loss, correct) if count_correct else loss
+
+
+class UpsampleCrossEntropy(torch.autograd.Function):
+    """The loss together with its gradient, because each band exists only once."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        extent: Extent | None,
+        weight: Tensor | None,
+        label_smoothing: float,
+        hard: Tensor | None,
+        count_correct: bool,
+    ) -> tuple[Tensor, Tensor]:
+        upsampling = Upsampling(logits, labels.shape[-2:], extent)
+        loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
+        total_weight = torch.zeros_like(loss)
+        correct = torch.zeros((), dtype=torch.int64, device=logits.device)
+        gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
+        num_class = logits.shape[1]
+        spread = loss.new_ones(num_class) if weight is None else weight.to(loss.dtype)
+        spread = spread * (label_smoothing / num_class)  # C, of each pixel's label
+        band, log_p = upsampling.new_band(), upsampling.new_band()
+        for b, top, bottom in upsampling.bands():
+            target, labelled = split_labels(labels[b, top:bottom])
+            counts = labelled.to(loss.dtype)
+            if hard is not None:
+                counts *= hard[b, top:bottom].unsqueeze(-1)
+            pixel_weight = counts if weight is None else counts * weight.to(loss.dtype)[target]
+            total_weight += pixel_weight.sum()
+            if label_smoothing:
+                pixel_weight = pixel_weight * (1 - label_smoothing)
+
+            part = log_p[: bottom - top]  # rows x W x C
+            torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=part)
+            of_label = part.gather(-1, target)
+            loss -= (of_label * pixel_weight).sum()
+            if label_smoothing:
+                loss -= (part @ spread * counts[..., 0]).sum()
+            if count_correct:
+                part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
+                correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
+                part.scatter_(-1, target, of_label)
+            if ctx.needs_input_grad[0]:
+                # d loss / d logits = (softmax - one-hot) · weight, and the same of all classes
+                slope = pixel_weight
+                if label_smoothing:
+                    slope = pixel_weight + counts * spread.sum()
+                band_gradient = part.exp_().mul_(slope)
+                band_gradient.scatter_add_(-1, target, -pixel_weight)
+                if label_smoothing:
+                    band_gradient.addcmul_(counts, spread, value=-1)
+                upsampling.add_down(band_gradient, b, top, bottom, gradient)
+        total_weight = total_weight.where(total_weight > 0, torch.inf)
+        ctx.save_for_backward((gradient / total_weight).permute(0, 3, 1, 2))
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(correct)
+        return loss / total_weight, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # noqa: D102
+        ctx: Any, grad_loss: Tensor, _: None
+    ) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        # Rounded last: a gradient scaler lifts it to the range of half precision first.
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None, None
+
+
+@torch.no_grad()
+def hard_pixels(
+    logits: Tensor,
+    labels: Tensor,
+    extent: Extent | None,
+    weight: Tensor | None,
+    threshold: float,
+) -> Tensor:
+    """Which pixels are hard, B x H x W: those whose class has a probability below a threshold.
+
+    At least one in `LEAST_HARD` of the pixels that count is hard, or a few more where several are
+    equally so.
+    """
+    upsampling = Upsampling(logits, labels.shape[-2:], extent)
+    log_p = torch.empty(labels.shape, dtype=upsampling.dtype, device=logits.device)  # of the label
+    band, part = upsampling.new_band(), upsampling.new_band()
+    for b, top, bottom in upsampling.bands():
+        target, labelled = split_labels(labels[b, top:bottom])
+        counts = labelled if weight is None else labelled & (weight[target] > 0)
+        rows = part[: bottom - top]
+        torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=rows)
+        log_p[b, top:bottom] = rows.gather(-1, target).where(counts, torch.inf).squeeze(-1)
+    least = int((log_p < torch.inf).sum()) // LEAST_HARD
+    limit = log_p.new_tensor(threshold).log()
+    if least:
+        limit = limit.maximum(log_p.flatten().kthvalue(least).values)
+    return ~(log_p > limit)  # what is not a number is not hidden
+
+
+def split_labels(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes of pixels, 0 where there is none, and which pixels have one; both … x 1."""
+    unlabelled = 255 if labels.dtype == torch.uint8 else -1
+    target = labels.unsqueeze(-1).long()
+    labelled = target != unlabelled
+    return target.where(labelled, 0), labelled
+
+
+@torch.compiler.disable
+def sum_over_pixels(logits: Tensor, labels: Tensor, extent: Extent | None, terms: Terms) -> Tensor:
+    """The sum of terms of upsampled logits and labels over all labelled pixels.
+
+    Every band is computed twice, once more for the gradient.
+
+    Args:
+        logits: B x C x h x w, any floating point; half precision is computed in single.
+        labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
+        extent: the pictures' height and width in features; None = (h, w).
+        terms: from logits N x C and classes N of some pixels to the sum of their terms, a tensor of
+            the same shape for any N. Its operations are torch's.
+
+    Returns:
+        A tensor of the shape of `terms`, through which gradients flow to the logits.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return SumOverPixels.apply(logits, labels, extent, terms)
+
+
+class SumOverPixels(torch.autograd.Function):
+    """The sum, and its gradient from bands that are computed anew."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, logits: Tensor, labels: Tensor, extent: Extent | None, terms: Terms
+    ) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        ctx.extent, ctx.terms = extent, terms
+        upsampling = Upsampling(logits, labels.shape[-2:], extent)
+        band = upsampling.new_band()
+        parts = []
+        for b, top, bottom in upsampling.bands():
+            target, labelled = split_labels(labels[b, top:bottom])
+            pixels = upsampling.up(b, top, bottom, out=band)
+            parts.append(terms(pixels[labelled[..., 0]], target[labelled]))
+        return torch.stack(parts).sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # noqa: D102
+        ctx: Any, grad_sum: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        logits, labels = ctx.saved_tensors
+        upsampling = Upsampling(logits, labels.shape[-2:], ctx.extent)
+        gradient = upsampling.source.new_zeros(upsampling.source.shape, dtype=upsampling.dtype)
+        band = upsampling.new_band()
+        for b, top, bottom in upsampling.bands():
+            target, labelled = split_labels(labels[b, top:bottom])
+            pixels = upsampling.up(b, top, bottom, out=band).requires_grad_()
+            with torch.enable_grad(), upsampling.full_precision():
+                part = ctx.terms(pixels[labelled[..., 0]], target[labelled])
+            (of_band,) = torch.autograd.grad(part, pixels, grad_sum)
+            upsampling.add_down(of_band, b, top, bottom, gradient)
+        return gradient.permute(0, 3, 1, 2).to(logits.dtype), None, None, None
