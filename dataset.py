@@ -173,8 +173,8 @@ class TrainDataset(CropDataset):
         rng = random.Random(f"{self.seed} {epoch} {index}")  # takes a fifth of NumPy's time
         picture, label, index, defect = self.draw(index, rng)
         if self.augmentation.classmix and rng.random() < self.augmentation.classmix:
-            *other, _, other_defect = self.draw(rng.randrange(len(self)), rng)
-            picture, label = mix_classes(picture, label, *other, rng)
+            other, other_label, _, other_defect = self.draw(rng.randrange(len(self)), rng)
+            picture, label = mix_classes(picture, label, other, other_label, rng)
             defect = defect or other_defect
         if not counts:  # several processes may read such a picture: none reports its defect
             label, defect = np.zeros_like(label) - 1, ""  # 255 in uint8

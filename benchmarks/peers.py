@@ -9,8 +9,9 @@ Data, loss, optimiser and scores stay the same: only the network differs.
 
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import segmentation_models_pytorch as smp
 import torch
@@ -22,6 +23,16 @@ from models.encoder import Block, Encoder
 from models.upsample import Extent
 
 MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
+AS_IT_IS = "as_it_is"
+BACKBONES = {
+    "resnet34": ("resnet34", "ResNet-34"),
+    "lite0": ("tu-tf_efficientnet_lite0", "EfficientNet-Lite0"),
+}
+HEADS = {"unet": smp.Unet, "fpn": smp.FPN, "deeplabv3plus": smp.DeepLabV3Plus}
+NAMES = {
+    f"smp_{head}_{backbone}": f"{HEADS[head].__name__} of {BACKBONES[backbone][1]}"
+    for backbone, head in product(BACKBONES, HEADS)
+}
 
 
 class WholeNetwork(Encoder):
@@ -29,10 +40,10 @@ class WholeNetwork(Encoder):
 
     strides = (1,)
 
-    def __init__(self, build: Callable[..., nn.Module], num_class: int):
+    def __init__(self, network: nn.Module, num_class: int):
         super().__init__()
         self.channels = (num_class,)
-        self.network = build("resnet34", encoder_weights=None, classes=num_class)
+        self.network = network
 
     def stages(self) -> list[list[Block]]:
         """The network as a single block."""
@@ -44,6 +55,11 @@ class WholeNetwork(Encoder):
         x = nn.functional.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         return self.network(x)[..., :height, :width]
+
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        """Start from weights of the backbone as timm has them; it has no use for the classifier."""
+        backbone = self.network.get_submodule("encoder.model")
+        backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 
 class AsItIs(Decoder):
@@ -57,13 +73,20 @@ class AsItIs(Decoder):
         return maps[-1]
 
 
+def build_peer(name: str, num_class: int) -> WholeNetwork:
+    """A peer's network, by one of `NAMES`, with random weights."""
+    _, head, backbone = name.split("_")
+    network = HEADS[head](BACKBONES[backbone][0], encoder_weights=None, classes=num_class)
+    return WholeNetwork(network, num_class)
+
+
 def main() -> None:
     """Register the networks, and run the script."""
     script, *flags = sys.argv[1:]
     num_class = int(flags[flags.index("--num_class") + 1])
-    ENCODERS["smp_unet_resnet34"] = partial(WholeNetwork, smp.Unet, num_class)
-    ENCODERS["smp_deeplabv3plus_resnet34"] = partial(WholeNetwork, smp.DeepLabV3Plus, num_class)
-    DECODERS["as_it_is"] = AsItIs
+    for name in NAMES:
+        ENCODERS[name] = partial(build_peer, name, num_class)
+    DECODERS[AS_IT_IS] = AsItIs
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 

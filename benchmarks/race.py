@@ -1,12 +1,14 @@
-"""Scores of our network and of others after the same minutes of training from random weights.
+"""Scores of our network and of others after the same minutes of training.
 
-    recipes/camvid.sh camvid
-    python -m benchmarks.race --id camvid-16 --minutes 15 30 60 --seeds 1 2 3
+    recipes/camvid.sh camvid && recipes/camvid.sh camvid 0006R0
+    python -m benchmarks.race --id camvid camvid-unseen-0006R0
 
-Every contender is trained with the settings of the run ID: its data, crops, loss, optimiser and
-precision. Each number of minutes has a training of its own, of as many epochs as fit, so that the
-learning rates always decay to zero. The score is the mean IoU on the validation list at five
-scales. The runs are kept in CKPT/race, and the same command resumes what was interrupted.
+Every contender is trained with the settings of each run ID: its data, crops, loss, optimiser and
+precision; the network is the first run's, or one of a peer's. Each first takes the better of some
+factors of the run's learning rates, by `--trial` minutes with each on the first run's data. Each
+number of minutes has trainings of its own, of as many epochs as fit, so that the learning rates
+always decay to zero. The score is the mean IoU on the run's validation list at five scales. The
+runs are kept in CKPT/race, and the same command resumes what was interrupted.
 """
 
 import argparse
@@ -16,54 +18,89 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+from matplotlib.figure import Figure
+
 from benchmarks.common import Row, Tables, main
+from benchmarks.peers import AS_IT_IS, NAMES, build_peer
+from common.files import write_atomically
 from common.runs import existing_run, read_config
+from models.weights import read_state
 
 ROOT = Path(__file__).parent.parent
-SMP = "segmentation-models-pytorch, {} of ResNet-34"
-PEERS = {  # encoder and decoder
-    SMP.format("Unet"): ("smp_unet_resnet34", "as_it_is"),
-    SMP.format("DeepLabV3+"): ("smp_deeplabv3plus_resnet34", "as_it_is"),
-}
+OF_THE_NETWORK = {"fc_dim", "weights_used", "drop_path"}  # and not of its training
 
 
-class Racer:
-    """Trains and scores a contender.
+@dataclass
+class Contender:
+    """A network, and the factor of the learning rates that it is trained with."""
+
+    name: str
+    arch_encoder: str
+    arch_decoder: str
+    weights: str
+    factor: float = 1.0
+
+
+class Track:
+    """The data and settings of a run, on which contenders are trained and scored.
 
     Args:
-        arch: its encoder and decoder.
-        config: the settings that it is trained with, but for the network.
-        ckpt: where its runs are kept.
+        run: its id.
+        ckpt: the folder that it is in.
     """
 
-    def __init__(self, arch: tuple[str, str], config: dict, ckpt: Path):
-        own = {"arch_encoder": arch[0], "arch_decoder": arch[1], "resume": "1", "num_val": 1}
-        random = {"weights_encoder": "none", "weights_decoder": ""}
-        folders = {"ckpt": ckpt, "vis": ckpt / "vis"}
-        of_the_network = {"fc_dim", "weights_used"}
-        self.settings = {
-            name: value
-            for name, value in (config | own | random | folders).items()
-            if name not in of_the_network and value is not None
+    def __init__(self, run: str, ckpt: str):
+        self.run = run
+        self.config = read_config(existing_run(ckpt, run))
+        self.folder = Path(ckpt, "race").absolute()
+
+    def train(self, contender: Contender, epochs: int, seed: int) -> tuple[str, float]:
+        """Train a contender, or resume it; returns the id, and the minutes that its epochs took."""
+        arch = contender.arch_encoder.replace(":", "-").replace("@", "-")
+        run = f"{arch}-{self.run}-{contender.factor:g}-epochs{epochs}-seed{seed}"
+        own = {
+            "id": run,
+            "arch_encoder": contender.arch_encoder,
+            "arch_decoder": contender.arch_decoder,
+            "weights_encoder": contender.weights,
+            "weights_decoder": "",
+            "lr_encoder": self.config["lr_encoder"] * contender.factor,
+            "lr_decoder": self.config["lr_decoder"] * contender.factor,
+            "num_epoch": epochs,
+            "eval_epoch": epochs,
+            "seed": seed,
+            "num_val": 1,
+            "resume": "1",
+            "ckpt": self.folder,
+            "vis": self.folder / "vis",
         }
+        settings = {
+            name: value
+            for name, value in (self.config | own).items()
+            if name not in OF_THE_NETWORK | {"pictures"} and value not in (None, "")
+        }
+        call("train.py", **settings)
+        with (self.folder / run / "history.csv").open() as file:
+            return run, sum(float(row["seconds"]) for row in csv.DictReader(file)) / 60
 
-    def train(self, name: str, epochs: int, seed: int) -> float:
-        """Train a run, or resume it; returns the seconds that its epochs took."""
-        ends = {"id": name, "num_epoch": epochs, "eval_epoch": epochs, "seed": seed}
-        call("train.py", **self.settings | ends)
-        with (self.settings["ckpt"] / name / "history.csv").open() as file:
-            return sum(float(row["seconds"]) for row in csv.DictReader(file))
-
-    def score(self, name: str) -> float:
-        """The mean IoU of a run's last weights; they are scored only once."""
-        shared = {key: self.settings[key] for key in ("ckpt", "num_class")}
-        result = self.settings["ckpt"] / "result"
-        scores = result / name / "scores.json"
+    def score(self, run: str) -> float:
+        """The mean IoU of a contender's last weights, in percent; they are scored only once."""
+        scores = self.folder / "result" / run / "scores.json"
         if not scores.exists():
-            call("eval.py", id=name, suffix="_latest.pth", num_val=-1, result=result, **shared)
-        return json.loads(scores.read_text())["mean_iou"]
+            call(
+                "eval.py",
+                id=run,
+                suffix="_latest.pth",
+                num_class=self.config["num_class"],
+                ckpt=self.folder,
+                result=self.folder / "result",
+            )
+        return 100 * json.loads(scores.read_text())["mean_iou"]
 
 
 def call(script: str, **flags: object) -> None:
@@ -73,45 +110,97 @@ def call(script: str, **flags: object) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contender]:
+    """The network of a run, and peers; all start from the weights of a backbone, or random ones."""
+    ours = track.config["arch_encoder"], track.config["arch_decoder"]
+    yield Contender("`{}` + `{}`".format(*ours), *ours, weights)
+    for peer in peers:
+        initial = weights
+        if weights != "none":
+            network = build_peer(peer, track.config["num_class"])
+            network.load_backbone(read_state(weights))
+            initial = str(track.folder / f"{peer}.pth")
+            track.folder.mkdir(exist_ok=True)
+            save = partial(torch.save, network.state_dict())
+            write_atomically(Path(initial), save)
+        yield Contender(f"segmentation-models-pytorch, {NAMES[peer]}", peer, AS_IT_IS, initial)
+
+
 def rows(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each number of minutes and contender."""
-    config = read_config(existing_run(args.ckpt, args.id))
-    ours = config["arch_encoder"], config["arch_decoder"]
-    archs = {"`{}` + `{}`".format(*ours): ours} | PEERS
-    ckpt = Path(args.ckpt, "race").absolute()
-    racers = {name: Racer(arch, config, ckpt) for name, arch in archs.items()}
-    epoch_seconds = {
-        name: racer.train(f"{archs[name][0]}-epoch", 1, 0) for name, racer in racers.items()
-    }
-    for minutes in args.minutes:
-        for name, racer in racers.items():
-            epochs = max(1, round(60 * minutes / epoch_seconds[name]))
-            seconds, scores = [], []
-            for seed in args.seeds:
-                run = f"{archs[name][0]}-{minutes:g}min-seed{seed}"
-                seconds.append(racer.train(run, epochs, seed))
-                scores.append(100 * racer.score(run))
-            yield {
-                "contender": name,
-                "epochs": epochs,
-                "minutes of training": statistics.mean(seconds) / 60,
-                "mean IoU at five scales, %": statistics.mean(scores),
-                "least": min(scores),
-                "most": max(scores),
-            }
+    """A row for each run, number of minutes and contender."""
+    tracks = [Track(run, args.ckpt) for run in args.id]
+    racers = list(contenders(tracks[0], args.peers, args.weights))
+    epoch: dict[str, float] = {}  # minutes
+    for racer in racers:
+        _, epoch[racer.name] = tracks[0].train(racer, 1, 0)
+        trials = {}
+        for racer.factor in args.factors:
+            run, _ = tracks[0].train(racer, max(1, round(args.trial / epoch[racer.name])), 0)
+            trials[racer.factor] = tracks[0].score(run)
+        racer.factor = max(trials, key=trials.__getitem__)
+    for track in tracks:
+        for minutes, seeds in zip(args.minutes, args.seeds, strict=True):
+            for racer in racers:
+                epochs = max(1, round(minutes / epoch[racer.name]))
+                runs = [track.train(racer, epochs, seed) for seed in range(1, seeds + 1)]
+                scores = [track.score(run) for run, _ in runs]
+                yield {
+                    "run": track.run,
+                    "contender": racer.name,
+                    "factor": racer.factor,
+                    "epochs": epochs,
+                    "minutes of training": statistics.mean(time for _, time in runs),
+                    "seeds": seeds,
+                    "mean IoU at five scales, %": statistics.mean(scores),
+                    "least": min(scores),
+                    "most": max(scores),
+                }
+
+
+def draw(results: list[Row]) -> Figure:
+    """The scores over the minutes, with their spread; a pane for each run."""
+    runs = list(dict.fromkeys(str(row["run"]) for row in results))
+    figure = Figure(figsize=(5 * len(runs), 4), layout="constrained")
+    panes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    for axes, run in zip(panes, runs, strict=True):
+        own = [row for row in results if row["run"] == run]
+        for name in dict.fromkeys(row["contender"] for row in own):
+            points = [row for row in own if row["contender"] == name]
+            x, y, least, most = (
+                [float(row[column]) for row in points]
+                for column in ("minutes of training", "mean IoU at five scales, %", "least", "most")
+            )
+            below, above = ([abs(a - b) for a, b in zip(y, z, strict=True)] for z in (least, most))
+            label = str(name).replace("`", "").removeprefix("segmentation-models-pytorch, ")
+            axes.errorbar(x, y, yerr=(below, above), marker="o", capsize=3, label=label)
+        axes.set_title(run, fontsize=10)
+        axes.set_xlabel("minutes of training")
+        axes.grid(alpha=0.3)
+    panes[0].set_ylabel("mean IoU, %")
+    panes[0].legend(fontsize=8)
+    return figure
 
 
 def tables(args: argparse.Namespace) -> Tables:
-    """The scores of all contenders."""
-    return {f"Scores after the same time, seeds: {len(args.seeds)}": list(rows(args))}
+    """The scores of all contenders; with --plot, a picture of them."""
+    results = list(rows(args))
+    if args.plot:
+        figure = draw(results)
+        write_atomically(Path(args.plot), lambda file: figure.savefig(file, format="png"))
+    return {"Scores after the same time": results}
 
 
 if __name__ == "__main__":
     main(
         __doc__.splitlines()[0],
         tables,
-        id={"required": True, "help": "the run whose settings all are trained with"},
-        minutes={"type": float, "nargs": "+", "default": [15, 30, 60], "help": "of each training"},
-        seeds={"type": int, "nargs": "+", "default": [1], "help": "a training with each"},
+        id={"required": True, "nargs": "+", "help": "runs whose settings all are trained with"},
+        weights={"default": "none", "help": "a file of the backbone's weights, as timm has them"},
+        peers={"nargs": "+", "choices": tuple(NAMES), "default": list(NAMES)[:3]},
+        minutes={"type": float, "nargs": "+", "default": [15, 60], "help": "of each training"},
+        seeds={"type": int, "nargs": "+", "default": [3, 1], "help": "their numbers of trainings"},
+        factors={"type": float, "nargs": "+", "default": [1, 0.3], "help": "of learning rates"},
+        trial={"type": float, "default": 5, "help": "minutes of training with each factor"},
+        plot={"help": "a PNG to draw"},
         ckpt={"default": "./ckpt", "help": "folder of the runs"},
     )

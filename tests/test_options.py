@@ -6,7 +6,10 @@ import pytest
 @pytest.mark.parametrize(
     ("name", "groups"),
     [
-        ("train.py", ["run", "model", "data", "optimisation", "hardware", "output"]),
+        (
+            "train.py",
+            ["run", "model", "data", "augmentation", "optimisation", "hardware", "output"],
+        ),
         ("eval.py", ["run", "model", "data", "hardware", "output"]),
         ("test.py", ["run", "model", "data", "hardware", "output"]),
     ],

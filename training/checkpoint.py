@@ -120,7 +120,7 @@ class Checkpoint:
         if not self.is_main:
             return
         self.check_finite()
-        training = {
+        training: dict[str, Any] = {
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

@@ -21,7 +21,8 @@ OTHER_VALUES = {
     "beta1": 0.5,
     "class_weight": "sqrt",
     "amp": "off",
-}
+    "lr_schedule": "cosine",
+} | dict.fromkeys(("drop_path", "ema_decay", "label_smoothing", "ohem_thresh"), 0.5)
 
 
 def name_of(**settings) -> str:

@@ -1,0 +1,52 @@
+"""A light feature pyramid: a decoder that adds finer maps to coarser ones."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .decoders import Decoder
+from .layers import PooledBatchNorm2d, conv_bn_relu
+from .pyramid import covered
+from .upsample import Extent, resample
+
+
+class FPN(Decoder):
+    """A pyramid of up to four maps; logits at the finest.
+
+    Lin et al., "Feature Pyramid Networks for Object Detection", 2017. Each map becomes `dim`
+    channels. From coarse to fine, a level is convolved, upsampled and added to the next. Here the
+    finest level alone is classified, and the coarsest also has the mean over the picture (Liu et
+    al., "ParseNet", 2015). Kirillov et al., "Panoptic Feature Pyramid Networks", 2019, upsample all
+    levels to the finest, at several times the cost.
+
+    Args:
+        dim: channels of the pyramid.
+    """
+
+    def __init__(self, num_class: int, channels: Sequence[int], dim: int = 96, **head):
+        super().__init__(**head)
+        channels = channels[-4:]
+        self.position = -len(channels)
+        self.mean = conv_bn_relu(channels[-1], dim, kernel_size=1, norm=PooledBatchNorm2d)
+        self.lateral = nn.ModuleList(conv_bn_relu(c, dim, kernel_size=1) for c in channels)
+        self.smooth = nn.ModuleList(conv_bn_relu(dim, dim, kernel_size=3) for _ in channels)
+        self.conv_last = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(dim, num_class, kernel_size=1))
+
+    @property
+    def num_maps(self) -> int:
+        """All, but four at most."""
+        return -self.position
+
+    def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
+        """B x num_class x h x w, at the positions of the finest map."""
+        maps = maps[-self.num_maps :]
+        sizes = [x.shape[-2:] for x in maps]
+        extents = (extents or [(x.shape[-2], x.shape[-1]) for x in maps])[-self.num_maps :]
+        x = self.lateral[-1](maps[-1]) + self.mean(F.adaptive_avg_pool2d(maps[-1], 1))
+        for i in range(len(maps) - 1, 0, -1):
+            x = resample(
+                self.smooth[i](x), sizes[i - 1], covered(extents[i], sizes[i - 1], extents[i - 1])
+            )
+            x = self.lateral[i - 1](maps[i - 1]) + x
+        return self.conv_last(self.smooth[0](x))
