@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .decoders import C1, PPM, C1Bilinear, C1DeepSup, Decoder, PPMDeepSup, PSPBilinear
 from .encoder import Encoder
+from .fpn import FPN
 from .hrnet import HRNetV2
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
@@ -40,8 +41,9 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "ppm_deepsup": PPMDeepSup,
     "upernet": UPerNet,
     "upernet_lite": partial(UPerNet, dim=256),
+    "fpn": FPN,
 }
-MIN_MAPS = {"c1_deepsup": 2, "ppm_deepsup": 2, "upernet": 2, "upernet_lite": 2}  # else 1
+MIN_MAPS = {"c1_deepsup": 2, "ppm_deepsup": 2, "upernet": 2, "upernet_lite": 2, "fpn": 2}  # else 1
 
 
 class ModelBuilder:

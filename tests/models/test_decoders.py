@@ -97,3 +97,31 @@ def test_the_auxiliary_loss_is_for_training_alone_and_counts_by_its_scale(arch):
     auxiliary = model.loss(decoder.auxiliary_logits(maps), labels, extents[-2])
     torch.testing.assert_close(loss, plain + 0.3 * auxiliary)
     assert len(maps) == 2 and correct.dtype == torch.int64
+
+
+def test_fpn_adds_each_level_to_the_next_finer_one():
+    torch.manual_seed(0)
+    decoder = ModelBuilder.build_decoder("fpn", (6, 8, 10), num_class=5).eval()
+    maps = [torch.randn(2, c, h, 2 * h) for c, h in ((6, 12), (8, 6), (10, 3))]
+    x = decoder.mean(maps[2].mean((2, 3), keepdim=True)) + decoder.lateral[2](maps[2])
+    for i in (1, 0):
+        x = F.interpolate(decoder.smooth[i + 1](x), scale_factor=2, mode="bilinear")
+        x = x + decoder.lateral[i](maps[i])
+    expected = decoder.conv_last(decoder.smooth[0](x))
+    torch.testing.assert_close(decoder.logits(maps), expected)
+    assert decoder.position == -3 and expected.shape == (2, 5, 12, 24)
+
+
+def test_fpn_places_features_by_their_strides_whatever_the_picture_size():
+    """Of a picture 40 pixels wide, the coarsest features reach beyond it."""
+    torch.manual_seed(0)
+    decoder = ModelBuilder.build_decoder("fpn", (6, 8), num_class=5).eval()
+    fine, coarse = torch.randn(1, 6, 16, 10), torch.randn(1, 8, 2, 2)
+    extents = [(16, 10), (2, 1.25)]
+    with torch.no_grad():
+        decoder.lateral[0][1].weight.zero_()  # only the coarse map is seen
+        decoder.lateral[0][1].bias.zero_()
+        x = decoder.smooth[1](decoder.lateral[1](coarse) + decoder.mean(coarse.mean((2, 3), True)))
+        wide = F.interpolate(x, scale_factor=8, mode="bilinear")[..., :10]
+        expected = decoder.conv_last(decoder.smooth[0](wide))
+        torch.testing.assert_close(decoder.logits([fine, coarse], extents), expected)
