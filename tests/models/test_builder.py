@@ -33,7 +33,7 @@ def test_decoders_have_the_reference_state_dicts(reference_keys):
             channels = int(of) if of.isdecimal() else encoder_on_meta(of).channels
             assert shapes(ModelBuilder.build_decoder(arch, channels)) == expected
             seen.add(arch)
-    assert seen == {*DECODERS}
+    assert seen == {*DECODERS} - {"fpn"}  # which no reference has
 
 
 @pytest.mark.slow
