@@ -14,6 +14,7 @@ from functools import partial
 from itertools import product
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +68,7 @@ class AsItIs(Decoder):
 
     def __init__(self, num_class: int, channels: Sequence[int], **head):
         super().__init__(**head)
+        self.register_buffer("weights", torch.zeros(0))  # a file of weights has to have some
 
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """The features as they are."""
@@ -76,8 +78,13 @@ class AsItIs(Decoder):
 def build_peer(name: str, num_class: int) -> WholeNetwork:
     """A peer's network, by one of `NAMES`, with random weights."""
     _, head, backbone = name.split("_")
-    network = HEADS[head](BACKBONES[backbone][0], encoder_weights=None, classes=num_class)
-    return WholeNetwork(network, num_class)
+    encoder, _ = BACKBONES[backbone]
+    network = WholeNetwork(HEADS[head](encoder, encoder_weights=None, classes=num_class), num_class)
+    if encoder.startswith("tu-"):  # timm's, whose weights expect pictures of their own
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        assert config is not None
+        network.mean, network.std = config.mean, config.std
+    return network
 
 
 def main() -> None:
