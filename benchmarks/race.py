@@ -32,7 +32,7 @@ from common.runs import existing_run, read_config
 from models.weights import read_state
 
 ROOT = Path(__file__).parent.parent
-OF_THE_NETWORK = {"fc_dim", "weights_used", "drop_path"}  # and not of its training
+NOT_SHARED = {"fc_dim", "weights_used", "drop_path", "pictures"}  # settings of one network or run
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Track:
         settings = {
             name: value
             for name, value in (self.config | own).items()
-            if name not in OF_THE_NETWORK | {"pictures"} and value not in (None, "")
+            if name not in NOT_SHARED and value not in (None, "")
         }
         call("train.py", **settings)
         with (self.folder / run / "history.csv").open() as file:

@@ -80,6 +80,28 @@ class Decoder(nn.Module, ABC):
         return logits.softmax(dim=1) if self.use_softmax else logits.log_softmax(dim=1)
 
 
+class PyramidDecoder(Decoder):
+    """A decoder that merges the last maps, four at most; its logits are at the finest of these."""
+
+    def __init__(self, channels: Sequence[int], **head):
+        super().__init__(**head)
+        self.channels = channels[-4:]
+        self.position = -len(self.channels)
+
+    @property
+    def num_maps(self) -> int:
+        """All, but four at most."""
+        return -self.position
+
+    def merged(
+        self, maps: Sequence[Tensor], extents: Sequence[Extent] | None
+    ) -> tuple[Sequence[Tensor], Sequence[Extent]]:
+        """The maps that are merged, and the pictures' extents in each; those of `logits`."""
+        maps = maps[-self.num_maps :]
+        extents = extents or [(x.shape[-2], x.shape[-1]) for x in maps]
+        return maps, extents[-self.num_maps :]
+
+
 class C1Bilinear(Decoder):
     """One 1x1 convolution: the smallest decoder there is."""
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decoders import Decoder
+from .decoders import PyramidDecoder
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import covered
 from .upsample import Extent, resample
 
 
-class FPN(Decoder):
+class FPN(PyramidDecoder):
     """A pyramid of up to four maps; logits at the finest.
 
     Lin et al., "Feature Pyramid Networks for Object Detection", 2017. Each map becomes `dim`
@@ -25,24 +25,17 @@ class FPN(Decoder):
     """
 
     def __init__(self, num_class: int, channels: Sequence[int], dim: int = 96, **head):
-        super().__init__(**head)
-        channels = channels[-4:]
-        self.position = -len(channels)
+        super().__init__(channels, **head)
+        channels = self.channels
         self.mean = conv_bn_relu(channels[-1], dim, kernel_size=1, norm=PooledBatchNorm2d)
         self.lateral = nn.ModuleList(conv_bn_relu(c, dim, kernel_size=1) for c in channels)
         self.smooth = nn.ModuleList(conv_bn_relu(dim, dim, kernel_size=3) for _ in channels)
         self.conv_last = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(dim, num_class, kernel_size=1))
 
-    @property
-    def num_maps(self) -> int:
-        """All, but four at most."""
-        return -self.position
-
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """B x num_class x h x w, at the positions of the finest map."""
-        maps = maps[-self.num_maps :]
+        maps, extents = self.merged(maps, extents)
         sizes = [x.shape[-2:] for x in maps]
-        extents = (extents or [(x.shape[-2], x.shape[-1]) for x in maps])[-self.num_maps :]
         x = self.lateral[-1](maps[-1]) + self.mean(F.adaptive_avg_pool2d(maps[-1], 1))
         for i in range(len(maps) - 1, 0, -1):
             x = resample(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decoders import POOLS, Decoder
+from .decoders import POOLS, PyramidDecoder
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, covered
 from .upsample import Extent, resample
@@ -15,7 +15,7 @@ from .windows import spans
 TILE = 128  # positions of the finest level, on a side, computed at a time
 
 
-class UPerNet(Decoder):
+class UPerNet(PyramidDecoder):
     """A feature pyramid of up to four maps, whose top is a pyramid pooling; logits at the finest.
 
     Xiao et al., "Unified Perceptual Parsing for Scene Understanding", 2018, section 3.2.
@@ -25,9 +25,8 @@ class UPerNet(Decoder):
     """
 
     def __init__(self, num_class: int, channels: Sequence[int], dim: int = 512, **head):
-        super().__init__(**head)
-        channels = channels[-4:]
-        self.position = -len(channels)
+        super().__init__(channels, **head)
+        channels = self.channels
         self.ppm_conv = nn.ModuleList(
             conv_bn_relu(channels[-1], 512, 1, norm=PooledBatchNorm2d) for _ in POOLS
         )
@@ -45,16 +44,10 @@ class UPerNet(Decoder):
             nn.Conv2d(dim, num_class, kernel_size=1),
         )
 
-    @property
-    def num_maps(self) -> int:
-        """All, but four at most."""
-        return -self.position
-
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """B x num_class x h x w, at the positions of the finest map."""
-        maps = maps[-self.num_maps :]
+        maps, extents = self.merged(maps, extents)
         sizes = [x.shape[-2:] for x in maps]
-        extents = (extents or [(x.shape[-2], x.shape[-1]) for x in maps])[-self.num_maps :]
         x = self.pooled(maps[-1])  # B x dim x h_3 x w_3
         pyramid = [x]  # from coarse to fine
         for i in range(len(maps) - 2, 0, -1):
