@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.builder import DECODERS, ENCODERS
 from models.decoders import Decoder
 from models.encoder import Block, Encoder
-from models.upsample import Extent
+from models.interpolation import Extent
 
 MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
 AS_IT_IS = "as_it_is"

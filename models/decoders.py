@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from .interpolation import Extent
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, Stack
-from .upsample import Extent, upsample
+from .upsample import upsample
 
 POOLS = (1, 2, 3, 6)  # regions along each side, of pyramid pooling
 

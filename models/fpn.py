@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoders import PyramidDecoder
+from .interpolation import Extent, resample
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import covered
-from .upsample import Extent, resample
 
 
 class FPN(PyramidDecoder):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .encoder import Block, Encoder
+from .interpolation import resample
 from .layers import conv_bn_relu
 from .resnet import BasicBlock, Bottleneck, layer
-from .upsample import resample
 from .winograd import Conv3x3
 
 WIDTHS = (48, 96, 192, 384)  # of the branches, at strides 4, 8, 16 and 32

@@ -6,13 +6,14 @@ more memory: docs/training.md has an example.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .upsample import Extent, Upsampling
+from .interpolation import Extent, resample_adjoint
+from .upsample import Upsampling, gpu_kernels
 
 LEAST_HARD = 16  # one in so many pixels is hard, however well all of them are predicted
 
@@ -93,12 +94,35 @@ def upsample_cross_entropy(
         The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
         `count_correct`, beside it, the number of correct pixels (int64).
     """
+    options = Options(weight, label_smoothing, ohem_thresh, count_correct)
     with torch.autocast(logits.device.type, enabled=False):
-        hard = hard_pixels(logits, labels, extent, weight, ohem_thresh) if ohem_thresh else None
-        loss, correct = UpsampleCrossEntropy.apply(
-            logits, labels, extent, weight, label_smoothing, hard, count_correct
-        )
+        loss, correct = UpsampleCrossEntropy.apply(logits, labels, extent, options)
     return (loss, correct) if count_correct else loss
+
+
+class Options(NamedTuple):
+    """What `upsample_cross_entropy` is to compute, under its arguments' names."""
+
+    weight: Tensor | None
+    label_smoothing: float
+    ohem_thresh: float
+    count_correct: bool
+
+
+class Sums(NamedTuple):
+    """Sums over the pixels of a batch.
+
+    Attributes:
+        loss: of the pixels' losses by their weights.
+        weight: of these weights.
+        correct: the number of pixels that are predicted right (int64).
+        gradient: of `loss`, B x C x h x w; None where none is needed.
+    """
+
+    loss: Tensor
+    weight: Tensor
+    correct: Tensor
+    gradient: Tensor | None
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
@@ -110,55 +134,16 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         logits: Tensor,
         labels: Tensor,
         extent: Extent | None,
-        weight: Tensor | None,
-        label_smoothing: float,
-        hard: Tensor | None,
-        count_correct: bool,
+        options: Options,
     ) -> tuple[Tensor, Tensor]:
-        upsampling = Upsampling(logits, labels.shape[-2:], extent)
-        loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
-        total_weight = torch.zeros_like(loss)
-        correct = torch.zeros((), dtype=torch.int64, device=logits.device)
-        gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
-        num_class = logits.shape[1]
-        spread = loss.new_ones(num_class) if weight is None else weight.to(loss.dtype)
-        spread = spread * (label_smoothing / num_class)  # C, of each pixel's label
-        band, log_p = upsampling.new_band(), upsampling.new_band()
-        for b, top, bottom in upsampling.bands():
-            target, labelled = split_labels(labels[b, top:bottom])
-            counts = labelled.to(loss.dtype)
-            if hard is not None:
-                counts *= hard[b, top:bottom].unsqueeze(-1)
-            pixel_weight = counts if weight is None else counts * weight.to(loss.dtype)[target]
-            total_weight += pixel_weight.sum()
-            if label_smoothing:
-                pixel_weight = pixel_weight * (1 - label_smoothing)
-
-            part = log_p[: bottom - top]  # rows x W x C
-            torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=part)
-            of_label = part.gather(-1, target)
-            loss -= (of_label * pixel_weight).sum()
-            if label_smoothing:
-                loss -= (part @ spread * counts[..., 0]).sum()
-            if count_correct:
-                part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
-                correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
-                part.scatter_(-1, target, of_label)
-            if ctx.needs_input_grad[0]:
-                # d loss / d logits = (softmax - one-hot) · weight, and the same of all classes
-                slope = pixel_weight
-                if label_smoothing:
-                    slope = pixel_weight + counts * spread.sum()
-                band_gradient = part.exp_().mul_(slope)
-                band_gradient.scatter_add_(-1, target, -pixel_weight)
-                if label_smoothing:
-                    band_gradient.addcmul_(counts, spread, value=-1)
-                upsampling.add_down(band_gradient, b, top, bottom, gradient)
-        total_weight = total_weight.where(total_weight > 0, torch.inf)
-        ctx.save_for_backward((gradient / total_weight).permute(0, 3, 1, 2))
+        compute = fused_sums if gpu_kernels(logits) else banded_sums
+        sums = compute(logits.detach(), labels, extent, options, ctx.needs_input_grad[0])
+        weight = sums.weight.where(sums.weight > 0, torch.inf)
+        if sums.gradient is not None:
+            ctx.save_for_backward(sums.gradient / weight)
         ctx.dtype = logits.dtype
-        ctx.mark_non_differentiable(correct)
-        return loss / total_weight, correct
+        ctx.mark_non_differentiable(sums.correct)
+        return sums.loss / weight, sums.correct
 
     @staticmethod
     @once_differentiable
@@ -167,24 +152,111 @@ class UpsampleCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         # Rounded last: a gradient scaler lifts it to the range of half precision first.
-        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None, None
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None
 
 
-@torch.no_grad()
-def hard_pixels(
+def banded_sums(
     logits: Tensor,
     labels: Tensor,
     extent: Extent | None,
-    weight: Tensor | None,
-    threshold: float,
-) -> Tensor:
-    """Which pixels are hard, B x H x W: those whose class has a probability below a threshold.
-
-    At least one in `LEAST_HARD` of the pixels that count is hard, or a few more where several are
-    equally so.
-    """
+    options: Options,
+    with_gradient: bool,
+) -> Sums:
+    """The sums, a band of rows at a time; the gradient together with the loss of each."""
+    weight, label_smoothing, ohem_thresh, count_correct = options
     upsampling = Upsampling(logits, labels.shape[-2:], extent)
-    log_p = torch.empty(labels.shape, dtype=upsampling.dtype, device=logits.device)  # of the label
+    loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
+    total_weight = torch.zeros_like(loss)
+    correct = torch.zeros((), dtype=torch.int64, device=logits.device)
+    gradient = loss.new_zeros(upsampling.source.shape)  # B x h x w x C
+    spread = smoothing_weights(logits, options).to(loss.dtype)
+    band, log_p = upsampling.new_band(), upsampling.new_band()
+    hard = None
+    if ohem_thresh:
+        hard = hard_pixels(label_log_p(upsampling, labels, weight), ohem_thresh)
+    for b, top, bottom in upsampling.bands():
+        target, labelled = split_labels(labels[b, top:bottom])
+        counts = labelled.to(loss.dtype)
+        if hard is not None:
+            counts *= hard[b, top:bottom].unsqueeze(-1)
+        pixel_weight = counts if weight is None else counts * weight.to(loss.dtype)[target]
+        total_weight += pixel_weight.sum()
+        if label_smoothing:
+            pixel_weight = pixel_weight * (1 - label_smoothing)
+
+        part = log_p[: bottom - top]  # rows x W x C
+        torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=part)
+        of_label = part.gather(-1, target)
+        loss -= (of_label * pixel_weight).sum()
+        if label_smoothing:
+            loss -= (part @ spread * counts[..., 0]).sum()
+        if count_correct:
+            part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
+            correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
+            part.scatter_(-1, target, of_label)
+        if with_gradient:
+            # d loss / d logits = (softmax - one-hot) · weight, and the same of all classes
+            slope = pixel_weight
+            if label_smoothing:
+                slope = pixel_weight + counts * spread.sum()
+            band_gradient = part.exp_().mul_(slope)
+            band_gradient.scatter_add_(-1, target, -pixel_weight)
+            if label_smoothing:
+                band_gradient.addcmul_(counts, spread, value=-1)
+            upsampling.add_down(band_gradient, b, top, bottom, gradient)
+    return Sums(loss, total_weight, correct, gradient.permute(0, 3, 1, 2))
+
+
+def fused_sums(
+    logits: Tensor,
+    labels: Tensor,
+    extent: Extent | None,
+    options: Options,
+    with_gradient: bool,
+) -> Sums:
+    """The sums from a GPU's kernels, which keep a few numbers of each pixel."""
+    from . import fused  # which needs Triton
+
+    weight, label_smoothing, ohem_thresh, _ = options
+    upsampling = fused.FusedUpsampling(logits, labels.shape[-2:], extent)
+    log_sum, log_p, is_correct = upsampling.statistics(labels, unlabelled_value(labels))
+    target, labelled = (x.squeeze(-1) for x in split_labels(labels))
+    log_p = log_p.where(labelled, 0)
+    counts = labelled.float()
+    pixel_weight = counts if weight is None else counts * weight.float()[target]
+    if ohem_thresh:
+        hard = hard_pixels(log_p.where(pixel_weight > 0, torch.inf), ohem_thresh)
+        counts, pixel_weight = counts * hard, pixel_weight * hard
+    total_weight = pixel_weight.sum()
+    pixel_weight = pixel_weight * (1 - label_smoothing)
+    loss = -(log_p * pixel_weight).sum()
+    slope = pixel_weight
+    if label_smoothing:
+        # What is linear in a pixel's logits needs no more than the pixels' shares in each vector.
+        spread = smoothing_weights(logits, options).float()
+        slope = pixel_weight + counts * spread.sum()
+        height, width = logits.shape[-2:]
+        shares = resample_adjoint(counts[:, None], (height, width), extent or (height, width))
+        shares = shares * spread[:, None, None]  # B x C x h x w
+        loss += (log_sum * counts).sum() * spread.sum() - (shares * logits).sum()
+    gradient = None
+    if with_gradient:
+        gradient = upsampling.gradient(labels, log_sum, slope, pixel_weight)
+        if label_smoothing:
+            gradient -= shares
+    return Sums(loss, total_weight, (is_correct & labelled).sum(), gradient)
+
+
+def smoothing_weights(logits: Tensor, options: Options) -> Tensor:
+    """How much each class, C, counts in the part of a label that is spread over all."""
+    num_class = logits.shape[1]
+    weight = logits.new_ones(num_class) if options.weight is None else options.weight
+    return weight * (options.label_smoothing / num_class)
+
+
+def label_log_p(upsampling: Upsampling, labels: Tensor, weight: Tensor | None) -> Tensor:
+    """Logarithms of the labels' probabilities, B x H x W; inf where a pixel does not count."""
+    log_p = torch.empty(labels.shape, dtype=upsampling.dtype, device=labels.device)
     band, part = upsampling.new_band(), upsampling.new_band()
     for b, top, bottom in upsampling.bands():
         target, labelled = split_labels(labels[b, top:bottom])
@@ -192,19 +264,36 @@ def hard_pixels(
         rows = part[: bottom - top]
         torch.log_softmax(upsampling.up(b, top, bottom, out=band), dim=-1, out=rows)
         log_p[b, top:bottom] = rows.gather(-1, target).where(counts, torch.inf).squeeze(-1)
+    return log_p
+
+
+def hard_pixels(log_p: Tensor, threshold: float) -> Tensor:
+    """Which pixels are hard, B x H x W: those whose class has a probability below a threshold.
+
+    At least one in `LEAST_HARD` of the pixels that count is hard, or a few more where several are
+    equally so.
+
+    Args:
+        log_p: the logarithm of the probability, inf of pixels that do not count.
+        threshold: the probability.
+    """
     least = int((log_p < torch.inf).sum()) // LEAST_HARD
     limit = log_p.new_tensor(threshold).log()
     if least:
-        limit = limit.maximum(log_p.flatten().kthvalue(least).values)
+        limit = limit.maximum(log_p.flatten().topk(least, largest=False, sorted=False)[0].max())
     return ~(log_p > limit)  # what is not a number is not hidden
 
 
 def split_labels(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The classes of pixels, 0 where there is none, and which pixels have one; both … x 1."""
-    unlabelled = 255 if labels.dtype == torch.uint8 else -1
     target = labels.unsqueeze(-1).long()
-    labelled = target != unlabelled
+    labelled = target != unlabelled_value(labels)
     return target.where(labelled, 0), labelled
+
+
+def unlabelled_value(labels: Tensor) -> int:
+    """The value of pixels that have no label."""
+    return 255 if labels.dtype == torch.uint8 else -1
 
 
 @torch.compiler.disable

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .upsample import Extent, interpolation
+from .interpolation import Extent, interpolation, kept_interpolation
 from .winograd import conv3x3
 
 
@@ -42,12 +42,13 @@ class CoarseMap(NamedTuple):
         """
         h, w = x.shape[-2:]
         extent = extent or (h, w)
-        matrices = [interpolation(h, size[0], extent[0]), interpolation(w, size[1], extent[1])]
-        if tile:
-            matrices = [matrix[part] for matrix, part in zip(matrices, tile, strict=True)]
-            rows, columns = (used(matrix) for matrix in matrices)
-            x, matrices = x[..., rows, columns], [matrices[0][:, rows], matrices[1][:, columns]]
-        return cls(x, *(matrix.to(x) for matrix in matrices))
+        sides = ((h, size[0], extent[0]), (w, size[1], extent[1]))
+        if not tile:
+            return cls(x, *(kept_interpolation(*side, x.dtype, x.device) for side in sides))
+        matrices = [interpolation(*side)[part] for side, part in zip(sides, tile, strict=True)]
+        rows, columns = (used(matrix) for matrix in matrices)
+        matrices = [matrices[0][:, rows], matrices[1][:, columns]]
+        return cls(x[..., rows, columns], *(matrix.to(x) for matrix in matrices))
 
     def resampled(self) -> Tensor:
         """The map at the finer one's size, B x C x H x W."""

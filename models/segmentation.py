@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .decoders import Decoder
 from .encoder import Encoder
 from .freeze import deviation, fold_batchnorm
+from .interpolation import Extent
 from .loss import CrossEntropy
-from .upsample import Extent
 from .windows import Windows, encode_in_windows
 from .winograd import Conv3x3
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoders import POOLS, PyramidDecoder
+from .interpolation import Extent, resample
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, covered
-from .upsample import Extent, resample
 from .windows import spans
 
 TILE = 128  # positions of the finest level, on a side, computed at a time

@@ -6,17 +6,18 @@ gradients make it four times that. Here that tensor never exists. Bands of its r
 at a time. Each is small enough to stay in the cache, becomes its part of the loss and the gradient,
 or labels, and is overwritten by the next.
 
-A feature covers `stride` pixels. Where a side of n pixels is no multiple of that, the last feature
-reaches beyond the picture (or, of VGG, ends within it): the picture's extent is n / stride, not the
-number of features. Output i of N lies at (i + ½) · (n / stride) / N - ½ of them.
+On a GPU, the kernels of `models.fused` compute the same without bands.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .interpolation import Extent, kept_interpolation, resample, taps
 
 # Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, with second-level caches of 1 MB
 # each and a third level of 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2, 64
@@ -26,8 +27,7 @@ from torch import Tensor
 # and a compiled band.
 CPU_BAND_BYTES = 2**22
 GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
-
-Extent = tuple[float, float]
+TRITON = find_spec("triton") is not None  # it comes with torch for GPUs on Linux
 
 
 @torch.compiler.disable
@@ -42,8 +42,12 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], extent: Extent | None =
     Returns:
         Labels B x H x W, in the smallest type that fits.
     """
+    labels = new_labels(logits, size)
+    if kernels := gpu_kernels(logits):
+        kernels.FusedUpsampling(logits, size, extent).argmax(out=labels)
+        return labels
     upsampling = Upsampling(logits, size, extent)
-    labels, band = upsampling.new_labels(), upsampling.new_band()
+    band = upsampling.new_band()
     for b, top, bottom in upsampling.bands():
         part = upsampling.up(b, top, bottom, out=band, classes_last=False)
         _, labels[b, top:bottom] = max_class(part)
@@ -69,13 +73,17 @@ def average_upsampled_probabilities(
         Labels B x H x W, in the smallest type that fits, and probabilities B x H x W.
     """
     mirrored = mirrored or [False] * len(logits)
+    kernels = gpu_kernels(logits[0])
     upsamplings = [
-        Upsampling(z, size, extent, is_mirrored)
+        (kernels.FusedUpsampling if kernels else Upsampling)(z, size, extent, is_mirrored)
         for z, extent, is_mirrored in zip(logits, extents, mirrored, strict=True)
     ]
+    labels = new_labels(logits[0], size)
+    winning = torch.empty_like(labels, dtype=at_least_single(logits[0].dtype))
+    if kernels:
+        kernels.average(upsamplings, labels, winning)
+        return labels, winning
     first = upsamplings[0]
-    labels = first.new_labels()
-    winning = torch.empty(labels.shape, dtype=first.dtype, device=labels.device)
     band, probabilities, total = first.new_band(), first.new_band(), first.new_band()
     for b, top, bottom in first.bands():
         part, sum_ = probabilities[: bottom - top], total[: bottom - top].zero_()  # rows x W x C
@@ -95,23 +103,6 @@ def upsample(logits: Tensor, size: Sequence[int], extent: Extent | None = None) 
         extent: the pictures' height and width in features; None = (h, w).
     """
     return resample(logits.to(at_least_single(logits.dtype)), size, extent)
-
-
-def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
-    """A map B x C x h x w at another size, B x C x H x W, in its own precision.
-
-    Args:
-        x: the map.
-        size: (H, W).
-        extent: the height and width of the H x W outputs in its features; None = (h, w).
-    """
-    h, w = x.shape[-2:]
-    if extent is None or tuple(extent) == (h, w):
-        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-    rows = interpolation(h, size[0], extent[0]).to(x)
-    columns = interpolation(w, size[1], extent[1]).to(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return rows @ x @ columns.T
 
 
 class Upsampling:
@@ -147,7 +138,7 @@ class Upsampling:
         if mirrored:
             left, right, beside = left.flip(0), right.flip(0), beside.flip(0)
         self.upper, self.lower = upper.tolist(), lower.tolist()
-        self.rows = interpolation(h, self.height, height).to(logits.device, self.dtype)
+        self.rows = kept_interpolation(h, self.height, height, self.dtype, logits.device)
         self.left, self.right = left.to(logits.device), right.to(logits.device)
         self.beside = beside[:, None].to(logits.device, self.dtype)  # W x 1
         budget = CPU_BAND_BYTES if logits.device.type == "cpu" else GPU_BAND_BYTES
@@ -193,18 +184,16 @@ class Upsampling:
             wide = self.matrix(top, bottom).T @ band.flatten(1)  # k x W·C
             wide = wide.view(k, self.width, classes)
             if torch.are_deterministic_algorithms_enabled() or self.source_width != w:
-                narrow = self.columns.T @ wide  # k x w x C
+                columns = kept_interpolation(
+                    w, self.width, self.source_width, self.dtype, out.device
+                )
+                narrow = columns.T @ wide  # k x w x C
             else:  # as fast or faster on a CPU, but a GPU sums in any order, and it has no extent
                 wide = wide.permute(2, 0, 1)[None]  # 1 x C x k x W
                 narrow = torch.ops.aten.upsample_bilinear2d_backward(
                     wide, [k, self.width], [1, classes, k, w], align_corners=False
                 )[0].permute(1, 2, 0)
         out[b, first : last + 1] += narrow
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """The interpolation of all columns, W x w."""
-        return interpolation(self.source.shape[2], self.width, self.source_width).to(self.rows)
 
     def matrix(self, top: int, bottom: int) -> Tensor:
         """The weights, rows x k, of the k source rows of a band."""
@@ -214,11 +203,21 @@ class Upsampling:
         """A context without autocast, which would round the logits, and the loss, to half."""
         return torch.autocast(self.source.device.type, enabled=False)
 
-    def new_labels(self) -> Tensor:
-        """Memory for labels B x H x W, in the smallest type that fits the number of classes."""
-        batch, _, _, classes = self.source.shape
-        dtype = torch.uint8 if classes <= 255 else torch.int16 if classes < 2**15 else torch.int32
-        return torch.empty((batch, self.height, self.width), dtype=dtype, device=self.source.device)
+
+def gpu_kernels(logits: Tensor) -> ModuleType | None:
+    """`models.fused`, where it computes such logits; None where that is for the bands."""
+    if not TRITON or logits.device.type != "cuda" or logits.dtype == torch.float64:
+        return None
+    from . import fused  # which needs Triton
+
+    return fused
+
+
+def new_labels(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Memory for labels B x H x W, in the smallest type that fits the number of classes."""
+    batch, num_class = logits.shape[:2]
+    dtype = torch.uint8 if num_class <= 255 else torch.int16 if num_class < 2**15 else torch.int32
+    return torch.empty((batch, *size), dtype=dtype, device=logits.device)
 
 
 def max_class(band: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,25 +230,6 @@ def max_class(band: Tensor) -> tuple[Tensor, Tensor]:
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     values, classes = F.max_pool2d(pixels, (band.shape[1], 1), return_indices=True)
     return values[..., 0, 0], classes[..., 0, 0]
-
-
-def interpolation(n_in: int, n_out: int, extent: float) -> Tensor:
-    """Linear interpolation of `n_in` values to `n_out` as a matrix, n_out x n_in."""
-    first, second, along = taps(n_in, n_out, extent)
-    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
-    matrix.scatter_add_(1, first[:, None], 1 - along[:, None])
-    return matrix.scatter_add_(1, second[:, None], along[:, None])
-
-
-def taps(n_in: int, n_out: int, extent: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The two inputs between which each output of an interpolation lies, and how far along.
-
-    The `n_out` outputs divide the first `extent` inputs evenly; each input is 1 wide.
-    """
-    position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * extent / n_out - 0.5
-    position = position.clamp(0, n_in - 1)
-    first = position.long()
-    return first, (first + 1).clamp(max=n_in - 1), position - first
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,7 @@
 """What the tests share: a tiny data set in ADE20K's layout, flags, and a way to run the scripts."""
 
 import io
+import os
 import runpy
 import sys
 import threading
@@ -17,6 +18,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+
+if not torch.cuda.is_available():
+    # A CPU runs a GPU's kernels in Triton's interpreter, which it asks for when it is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def flags(**settings: object) -> list[str]:

@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional as F
 
 from models.hrnet import brought
+from models.interpolation import resample
 from models.layers import PooledBatchNorm2d
 from models.pyramid import CoarseMap, PyramidConv3x3, covered
-from models.upsample import resample
 
 
 def test_larger_batches_are_normalised_as_ever():

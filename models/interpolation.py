@@ -1,0 +1,74 @@
+"""Bilinear interpolation from maps of features to pictures whose sides are no multiples of strides.
+
+A feature covers `stride` pixels. Where a side of n pixels is no multiple of that, the last feature
+reaches beyond the picture (or, of VGG, ends within it): the picture's extent is n / stride, not the
+number of features. Output i of N lies at (i + ½) · (n / stride) / N - ½ of them.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Extent = tuple[float, float]
+
+
+def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
+    """A map B x C x h x w at another size, B x C x H x W, in its own precision.
+
+    Args:
+        x: the map.
+        size: (H, W).
+        extent: the height and width of the H x W outputs in its features; None = (h, w).
+    """
+    h, w = x.shape[-2:]
+    if extent is None or tuple(extent) == (h, w):
+        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    rows = kept_interpolation(h, size[0], extent[0], x.dtype, x.device)
+    columns = kept_interpolation(w, size[1], extent[1], x.dtype, x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.T
+
+
+def resample_adjoint(x: Tensor, size: Sequence[int], extent: Extent) -> Tensor:
+    """The adjoint of `resample`: from a gradient B x C x H x W to that of the map, B x C x h x w.
+
+    Args:
+        x: the gradient.
+        size: (h, w).
+        extent: the height and width of the H x W outputs in the map's features.
+    """
+    height, width = x.shape[-2:]
+    rows = kept_interpolation(size[0], height, extent[0], x.dtype, x.device)
+    columns = kept_interpolation(size[1], width, extent[1], x.dtype, x.device)
+    return rows.T @ x @ columns
+
+
+def interpolation(n_in: int, n_out: int, extent: float) -> Tensor:
+    """Linear interpolation of `n_in` values to `n_out` as a matrix, n_out x n_in."""
+    first, second, along = taps(n_in, n_out, extent)
+    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
+    matrix.scatter_add_(1, first[:, None], 1 - along[:, None])
+    return matrix.scatter_add_(1, second[:, None], along[:, None])
+
+
+@lru_cache(maxsize=32)
+def kept_interpolation(
+    n_in: int, n_out: int, extent: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The `interpolation`, kept: a GPU would wait for each copy of it."""
+    with torch.inference_mode(False):
+        return interpolation(n_in, n_out, extent).to(device, dtype)
+
+
+def taps(n_in: int, n_out: int, extent: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The two inputs between which each output of an interpolation lies, and how far along.
+
+    The `n_out` outputs divide the first `extent` inputs evenly; each input is 1 wide.
+    """
+    position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * extent / n_out - 0.5
+    position = position.clamp(0, n_in - 1)
+    first = position.long()
+    return first, (first + 1).clamp(max=n_in - 1), position - first
