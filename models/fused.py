@@ -11,6 +11,7 @@ few numbers are kept. Nothing is added atomically, so that the same input gives 
   corners' gradients. `gather_cells` adds up the parts of each vector, in one order.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
@@ -153,13 +154,12 @@ class FusedUpsampling:
 def average(upsamplings: Sequence[FusedUpsampling], labels: Tensor, winning: Tensor) -> None:
     """Write the classes with the largest mean probability, and that probability: both B x H x W."""
     logits = [upsampling.logits for upsampling in upsamplings]
-    numbers = [z.numel() for z in logits]
-    table = [[sum(numbers[:i]), *z.shape[-2:]] for i, z in enumerate(logits)]
+    shapes = tuple(tuple(z.shape) for z in logits)
     row_taps = zip(*(upsampling.row_taps for upsampling in upsamplings), strict=True)
     column_taps = zip(*(upsampling.column_taps for upsampling in upsamplings), strict=True)
     pixel_probabilities[upsamplings[0].grid()](
         torch.cat([z.permute(0, 2, 3, 1).reshape(-1) for z in logits]),
-        torch.tensor(table).to(labels.device),
+        map_table(shapes, labels.device),
         len(logits),
         logits[0].shape[1],
         *(torch.stack(tap) for tap in chain(row_taps, column_taps)),
@@ -189,6 +189,15 @@ def cell_starts(n_in: int, n_out: int, extent: float, device: torch.device) -> T
     with torch.inference_mode(False):
         first = taps(n_in, n_out, extent)[0]
         return torch.searchsorted(first, torch.arange(n_in + 1)).int().to(device)
+
+
+@lru_cache(maxsize=1024)
+def map_table(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """Starts, heights and widths of maps B x C x h x w that follow one another, n x 3 of int64."""
+    numbers = [math.prod(shape) for shape in shapes]
+    table = [[sum(numbers[:i]), *shape[-2:]] for i, shape in enumerate(shapes)]
+    with torch.inference_mode(False):
+        return torch.tensor(table).to(device)
 
 
 @triton.jit

@@ -1,5 +1,9 @@
 """A GPU's kernels against double precision: on a GPU, or on a CPU in Triton's interpreter."""
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +15,8 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 from models import fused, loss, upsample
 from models.loss import upsample_cross_entropy
 from models.upsample import average_upsampled_probabilities, upsample_argmax
+
+from ..conftest import ROOT
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -140,3 +146,17 @@ def test_of_equal_classes_the_first_wins():
     assert (upsample_argmax(logits, (4, 4)) == 17).all()
     labels, _ = average_upsampled_probabilities([logits, logits], (4, 4), [None, None])
     assert (labels == 17).all()
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_gpus_without_one_and_spill_no_registers():
+    """In a process of its own: the interpreter's kernels cannot be compiled."""
+    command = [sys.executable, "-m", "benchmarks.kernels", "--json"]
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout
+    tables = json.loads(printed)
+    rows = tables["Kernels, compiled"]
+    assert len(rows) == 2 * 3 * 5 and not any(row["spilled bytes"] for row in rows)
+    launches = tables["Launches of the head on a GPU"]
+    for bands, kernels in zip(launches[::2], launches[1::2], strict=True):
+        assert kernels["launches"] < bands["launches"] / 8 and kernels["copies"] == 0
