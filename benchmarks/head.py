@@ -8,6 +8,7 @@ photograph of 24 megapixels.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -34,7 +35,7 @@ def interpolated_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return upsampled(logits, size).argmax(dim=1)
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "`interpolate`, `log_softmax`, `nll_loss`": classic_loss,
     "`interpolate`, `cross_entropy`": interpolated_loss,
     "`upsample_cross_entropy`": upsample_cross_entropy,

@@ -14,7 +14,7 @@ from models import DECODERS, ENCODERS, ModelBuilder
 from models.cost import giga_macs, training_bytes
 from models.decoders import Decoder
 from models.encoder import Encoder
-from models.weights import initial_weights
+from models.initial_weights import initial_weights
 
 DOCUMENT = Path(__file__).parent.parent / "docs/networks.md"
 CLASSES, SIDE = 150, 384

@@ -9,12 +9,13 @@ from .decoders import C1, PPM, C1Bilinear, C1DeepSup, Decoder, PPMDeepSup, PSPBi
 from .encoder import Encoder
 from .fpn import FPN
 from .hrnet import HRNetV2
+from .initial_weights import initialise_encoder
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
 from .timm_encoder import PREFIX, build_timm
 from .upernet import UPerNet
 from .vgg import vgg16, vgg19
-from .weights import ModelError, initialise_encoder, load_file
+from .weights import ModelError, load_file
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "vgg16_dilated8": vgg16,

@@ -6,7 +6,7 @@ more memory: docs/training.md has an example.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,29 @@ class CrossEntropy(nn.Module):
         return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
 
 
-@torch.compiler.disable
+@overload
+def upsample_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    extent: Extent | None = ...,
+    weight: Tensor | None = ...,
+    label_smoothing: float = ...,
+    ohem_thresh: float = ...,
+) -> Tensor: ...
+
+
+@overload
+def upsample_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    extent: Extent | None,
+    weight: Tensor | None,
+    label_smoothing: float,
+    ohem_thresh: float,
+    count_correct: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
 def upsample_cross_entropy(
     logits: Tensor,
     labels: Tensor,
@@ -296,7 +318,6 @@ def unlabelled_value(labels: Tensor) -> int:
     return 255 if labels.dtype == torch.uint8 else -1
 
 
-@torch.compiler.disable
 def sum_over_pixels(logits: Tensor, labels: Tensor, extent: Extent | None, terms: Terms) -> Tensor:
     """The sum of terms of upsampled logits and labels over all labelled pixels.
 

@@ -6,6 +6,7 @@ It is the module that is moved to a device, trained, and replicated over GPUs.
 import copy
 import logging
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,19 @@ class SegmentationModel(nn.Module):
         Returns:
             The loss, a (weighted) mean at the labels' size, or logits B x num_class x h x w.
         """
+        logits, auxiliary = self.all_logits(images)
+        if labels is None:
+            return logits
+        result = self.loss(logits, labels, self.extent(images), count_correct)
+        if auxiliary is None:
+            return result
+        loss, *correct = result if isinstance(result, tuple) else (result,)
+        extent = self.encoder.extents(images)[-2]
+        loss = loss + self.deepsup_scale * self.loss(auxiliary, labels, extent)
+        return (loss, correct[0]) if count_correct else loss
+
+    def all_logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits of pictures, and those of the auxiliary loss if there is one in this mode."""
         with torch.autocast(self.mean.device.type, dtype=self.amp) if self.amp else nullcontext():
             if self.training or images.shape[-2] * images.shape[-1] <= WHOLE_PIXELS:
                 maps = self.maps(images)
@@ -92,17 +106,23 @@ class SegmentationModel(nn.Module):
                 strides = self.encoder.strides[-self.decoder.num_maps :]
                 windows = Windows(WINDOW, OVERLAP, self.encoder.coarsest_stride)
                 maps = encode_in_windows(self.maps, images, strides, windows)
-            extents = self.encoder.extents(images)
-            logits = self.decoder.logits(maps, extents)
+            logits = self.decoder.logits(maps, self.encoder.extents(images))
             auxiliary = self.decoder.auxiliary_logits(maps) if self.decoder.training else None
-        if labels is None:
-            return logits
-        result = self.loss(logits, labels, self.extent(images), count_correct)
-        if auxiliary is None:
-            return result
-        loss, *correct = result if isinstance(result, tuple) else (result,)
-        loss = loss + self.deepsup_scale * self.loss(auxiliary, labels, extents[-2])
-        return (loss, correct[0]) if count_correct else loss
+        return logits, auxiliary
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile all but the loss, whose bands reuse memory; the arguments are torch's.
+
+        What `torch.compiler.disable` would leave out costs every script two seconds, as it imports
+        the compiler.
+        """
+        self.all_logits = torch.compile(self.all_logits, *args, **options)  # type: ignore
+
+    def __getstate__(self) -> dict:
+        """The state of a copy, which is not compiled: what is compiled is of this network."""
+        state = super().__getstate__()
+        state.pop("all_logits", None)
+        return state
 
     def extent(self, images: Tensor) -> Extent:
         """Height and width of pictures … x H x W in logits."""

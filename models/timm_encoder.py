@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoder import Block, Encoder
-from .weights import INITIAL_WEIGHTS, TIMEOUT, DownloadError, ModelError, load_strictly, read_state
+from .initial_weights import INITIAL_WEIGHTS
+from .weights import TIMEOUT, DownloadError, ModelError, load_strictly, read_state
 
 PREFIX = "timm:"
 NUM_MAPS = 4

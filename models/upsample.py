@@ -30,7 +30,6 @@ GPU_BAND_BYTES = 2**26  # a GPU wants few and large kernels
 TRITON = find_spec("triton") is not None  # it comes with torch for GPUs on Linux
 
 
-@torch.compiler.disable
 def upsample_argmax(logits: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
     """The classes with the largest upsampled logit.
 
@@ -54,7 +53,6 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], extent: Extent | None =
     return labels
 
 
-@torch.compiler.disable
 def average_upsampled_probabilities(
     logits: Sequence[Tensor],
     size: Sequence[int],

@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from models import SegmentationModel
+from models.initial_weights import has_initial_weights
 from models.segmentation import PROBE, random_pictures
-from models.weights import has_initial_weights
 from utils import abbreviate
 
 logger = logging.getLogger("training")

@@ -1,3 +1,7 @@
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +11,7 @@ from models.decoders import C1Bilinear
 from models.encoder import Encoder
 from models.loss import CrossEntropy, upsample_cross_entropy
 
+from ..conftest import ROOT
 from .conftest import fill
 
 
@@ -98,3 +103,33 @@ def test_a_frozen_network_holds_its_weights_in_half_precision():
     assert {value.dtype for value in frozen.parameters()} == {torch.bfloat16}
     logits = frozen(images)
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_the_same_and_its_copies_are_not_compiled():
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
+    decoder = ModelBuilder.build_decoder("psp_bilinear", encoder.channels, num_class=7)
+    model = SegmentationModel(encoder, decoder).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(-1, 7, (2, 64, 96))
+    expected = model(images, labels)
+    traced = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        traced.append(graph)
+        return graph
+
+    model.compile(backend=backend)
+    torch.testing.assert_close(model(images, labels), expected)
+    assert len(traced) == 1  # graph without a break
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(copied(images, labels), expected)
+
+
+def test_importing_the_network_does_not_import_the_compiler():
+    code = "import models, sys; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

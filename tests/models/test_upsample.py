@@ -188,17 +188,6 @@ def test_backward_a_second_time_or_for_a_second_order_is_a_clear_error():
         gradient.sum().backward()
 
 
-@pytest.mark.slow
-def test_a_compiled_model_computes_the_same():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(1, 5, 4, 6), torch.randint(0, 5, (1, 13, 17))
-
-    def loss(z: Tensor) -> Tensor:
-        return upsample_cross_entropy(z * 2, labels) + 1
-
-    torch.testing.assert_close(torch.compile(loss, backend="eager")(logits), loss(logits))
-
-
 @pytest.mark.parametrize(("small", "large"), SIZES)
 def test_labels_and_probabilities_are_those_of_the_upsampled_logits(small, large):
     torch.manual_seed(0)

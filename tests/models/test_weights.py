@@ -10,16 +10,17 @@ import torch
 import torchvision
 from torch import nn
 
-from models import ModelBuilder, ModelError, weights
-from models.weights import (
+from models import ModelBuilder, ModelError
+from models import initial_weights as tables
+from models.initial_weights import (
     InitialWeights,
     convolutional_vgg,
     has_initial_weights,
     initial_weights,
     load_initial_weights,
-    read_state,
     stem_of_three,
 )
+from models.weights import read_state, without
 
 from ..conftest import Malicious, Server, file_of
 
@@ -34,7 +35,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
             name = f"{row.arch.split('_')[0]}-{row.source}.pth"
         return replace(row, url=f"{server.url}/{name}")
 
-    monkeypatch.setattr(weights, "INITIAL_WEIGHTS", tuple(map(served, weights.INITIAL_WEIGHTS)))
+    monkeypatch.setattr(tables, "INITIAL_WEIGHTS", tuple(map(served, tables.INITIAL_WEIGHTS)))
     return server
 
 
@@ -249,7 +250,7 @@ def test_timms_networks_have_the_encoders_names_and_their_published_address(name
     with torch.device("meta"):
         encoder = ModelBuilder.build_encoder(arch, weights="none")
         theirs = timm.create_model(name).state_dict()
-    state = weights.without(stem_of_three(encoder, theirs), r"fc\.")
+    state = without(stem_of_three(encoder, theirs), r"fc\.")
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in encoder.state_dict().items()
     }
@@ -264,7 +265,7 @@ def test_timms_weights_give_timms_features():
     torch.manual_seed(0)
     theirs = timm.create_model("resnet50s").eval()
     encoder = ModelBuilder.build_encoder("resnet50", weights="none").eval()
-    state = weights.without(stem_of_three(encoder, theirs.state_dict()), r"fc\.")
+    state = without(stem_of_three(encoder, theirs.state_dict()), r"fc\.")
     encoder.load_state_dict(state)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -280,7 +281,7 @@ def test_torchvisions_mobilenet_serves_where_the_references_address_is_dead(
     name = f"mobilenet_v2-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     row = replace(initial_weights("mobilenetv2dilated")[-1], url=f"{server.url}/{name}")
     rows = (*initial_weights("mobilenetv2dilated")[:1], row)
-    monkeypatch.setattr(weights, "INITIAL_WEIGHTS", rows)
+    monkeypatch.setattr(tables, "INITIAL_WEIGHTS", rows)
     server.files[name] = content
     with caplog.at_level(logging.WARNING):
         encoder = ModelBuilder.build_encoder("mobilenetv2dilated").eval()
@@ -404,3 +405,11 @@ def test_files_of_2018s_baselines_are_refused_and_others_of_that_name_are_not(tm
     (folder / "config.json").unlink()
     torch.save(ModelBuilder.build_decoder("c1_bilinear", 8, 3).state_dict(), path)
     ModelBuilder.build_decoder("c1_bilinear", 8, 3, weights=path)
+
+
+def test_addresses_of_torchvision_are_those_that_it_has_now():
+    """They are written down: importing torchvision takes as long as importing torch."""
+    table = [row.url for row in tables.INITIAL_WEIGHTS if row.url.startswith(tables.TORCHVISION)]
+    names = ("resnet34", "resnet50", "vgg16", "vgg19", "mobilenet_v2")
+    theirs = [torchvision.models.get_model_weights(name).IMAGENET1K_V1.url for name in names]
+    assert table == theirs
