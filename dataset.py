@@ -21,11 +21,13 @@ from torch.utils.data import Dataset, Sampler
 
 from common.augmentation import Augmentation, is_varied, jitter_colours, mix_classes
 from common.images import UnreadableError, read_label, read_picture
+from common.metrics import class_pixels
 from utils import UserError, abbreviate
 
 logger = logging.getLogger(__name__)
 
 Item = tuple[Tensor, Tensor, str]
+TrainItem = tuple[Tensor, Tensor, Tensor, str, str]
 Key = tuple[int, int, bool]  # epoch, index, whether the picture counts
 
 MAX_LOOKED_UP = 100_000  # pictures, evenly taken from a longer list, that must exist at the start
@@ -157,8 +159,9 @@ class TrainDataset(CropDataset):
     """Random crops, half of them mirrored; by default at 0.5 to 1.5 of the pictures' scale.
 
     A crop is never larger than its picture. Key (epoch, index, counts) and seed fix an item. Unless
-    it counts, every pixel of its label is unlabelled. An item has a fourth part: why its picture or
-    label could not be read, so that another one of the epoch replaces it; otherwise "".
+    it counts, every pixel of its label is unlabelled. Before the name, an item has the number of
+    pixels of each class; after it, why its picture or label could not be read, so that another one
+    of the epoch replaces it, or "".
     """
 
     repeats = True
@@ -168,7 +171,7 @@ class TrainDataset(CropDataset):
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, str, str]:  # type: ignore[override]
+    def __getitem__(self, key: Key) -> TrainItem:  # type: ignore[override]
         epoch, index, counts = key
         rng = random.Random(f"{self.seed} {epoch} {index}")  # takes a fifth of NumPy's time
         picture, label, index, defect = self.draw(index, rng)
@@ -178,7 +181,8 @@ class TrainDataset(CropDataset):
             defect = defect or other_defect
         if not counts:  # several processes may read such a picture: none reports its defect
             label, defect = np.zeros_like(label) - 1, ""  # 255 in uint8
-        return *to_item(picture, label, self.names[index]), defect
+        image, target, name = to_item(picture, label, self.names[index])
+        return image, target, class_pixels(target, self.num_class), name, defect
 
     def draw(self, index: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray, int, str]:
         """A random crop of a picture and its label, or of another one's that can be read.

@@ -27,7 +27,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,7 +34,7 @@ from common.classes import ADE20K, Classes, read_classes
 from common.data_file import read_data
 from common.distributed import World
 from common.files import Content, check_writable, png, text, write_atomically, write_together
-from common.loader import batch_by_size, make_loader
+from common.loader import batch_by_size, make_loader, together
 from common.metrics import ConfusionMatrix, Scores
 from common.runs import describe_runs, find_run
 from dataset import SegmentationDataset
@@ -191,13 +190,13 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
         )
         model = load_network(args, world.device)
     confusion, collector = score_share(args, model, dataset, classes, world)
-    world.all_reduce(confusion.counts)
+    confusion.counts = world.all_reduce(confusion.counts.cpu())  # NCCL would set itself up for it
     parts = world.gather(collector)
     if world.is_main:
         evaluation = Evaluation(
             names=list(dataset.names),
             collected=join(parts),
-            confusion=confusion.counts.cpu().numpy(),
+            confusion=confusion.counts.numpy(),
             scores=confusion.scores(),
             classes=classes,
             settings={"command": typed_command(world.size), **vars(args)},
@@ -236,7 +235,7 @@ def score_share(
     done, told = 0, time.time()
     for batch in batch_by_size(loader, args.batch_size):
         pictures, label_maps, names = zip(*batch, strict=True)
-        images, labels = torch.stack(pictures), torch.stack(label_maps)
+        images, labels = together(pictures), together(label_maps)
         size = scaled_size(labels.shape[-2:], args.segSize)
         if args.segSize != -1:
             labels = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0]
@@ -244,7 +243,7 @@ def score_share(
         predictions = predict(model, images, size, args.imgSize, args.scales, args.flip)
         for name, image, label, prediction in zip(names, images, labels, predictions, strict=True):
             counts = ConfusionMatrix(args.num_class, world.device)
-            counts.update(prediction, label.to(world.device))
+            counts.update(prediction, label.to(world.device, non_blocking=True))
             confusion.counts += counts.counts
             collector.add(places[name], counts.counts.cpu().numpy())
             if not (args.report or args.visualize):

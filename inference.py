@@ -71,7 +71,7 @@ def predict(
     Raises:
         UserError: the network's output is not finite.
     """
-    images = images.to(model.mean.device).float()
+    images = images.to(model.mean.device, non_blocking=True).float()
     if short_side == -1:
         short_side = min(images.shape[-2:])
     return label(model, (resize(images, short_side * scale) for scale in scales), size, flip)
@@ -99,7 +99,7 @@ def predict_as_reference(
         short_side = min(images.shape[-2:])
     divisor = model.encoder.coarsest_stride
     seen = (resize_as_reference(images, round(short_side * scale), divisor) for scale in scales)
-    versions = (pictures.to(model.mean.device).float() for pictures in seen)
+    versions = (p.to(model.mean.device, non_blocking=True).float() for p in seen)
     return label(model, versions, size, flip)
 
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from common.augmentation import Augmentation
 from common.classes import read_classes
-from common.devices import describe_device, select_amp, select_device
+from common.devices import describe_device, select_amp
 from common.distributed import World, is_launched, launch
 from common.files import check_writable, saved_file
 from common.loader import make_loader
@@ -58,7 +58,7 @@ def main() -> None:
     """Train in this process, or start one for each GPU."""
     args = parse_args(__doc__.splitlines()[0])
     if args.num_gpus > 1 and args.parallel == "ddp" and not is_launched():
-        check_gpus(args.num_gpus, select_device(args.device))
+        check_gpus(args.num_gpus, args.device)
         launch(args.num_gpus)
         return
     world = World(args.device, args.timeout)

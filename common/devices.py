@@ -20,17 +20,24 @@ logger = logging.getLogger(__name__)
 def select_device(name: str) -> torch.device:
     """The device of a name that torch knows; "auto" = the first GPU if there is one, else the CPU.
 
+    A GPU becomes the current one: what names no number is on it, too.
+
     Raises:
         UserError: torch knows no such device, or this machine has none.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    elif name == "auto" and torch.backends.mps.is_available():
+        logger.info("Running on Apple's GPU; --device cpu does without.")
+        name = "mps"
+    elif name == "auto":
         logger.info("No GPU found: running on the CPU.")
-        return torch.device("cpu")
+        name = "cpu"
     try:
         probe = torch.zeros((), device=name)
         probe.item()  # the device "meta" holds no values
+        if probe.device.type == "cuda":
+            torch.cuda.set_device(probe.device)
         return probe.device
     # torch raises the latter two where it was built without the device.
     except (RuntimeError, AssertionError, ImportError) as error:

@@ -65,8 +65,6 @@ class World:
         if int(os.environ["RANK"]):
             logging.disable(logging.WARNING)  # the main process logs for all
         self.device = select_device(local_device(device))
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         wait = timedelta(seconds=timeout)
         store, self.rank, self.size = fresh_rendezvous(wait)
@@ -86,23 +84,26 @@ class World:
             dist.destroy_process_group()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the processes."""
+        """The model with gradients averaged over the processes, and the main process's buffers."""
         if self.size == 1:
             return model
+        self.broadcast(model)
+        # In a step, each process has statistics of its own; whoever scores broadcasts them first.
+        options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cuda":
-            return DistributedDataParallel(model, device_ids=[self.device])
+            return DistributedDataParallel(model, device_ids=[self.device], **options)
         # By default, the first step repacks gradients in the order of their arrival. Sums over
         # three processes are rounded differently then, and a resumed training would differ in its
         # last bits. Looking for unused parameters (there are none) keeps the packs as they are.
         warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified")
-        return DistributedDataParallel(model, find_unused_parameters=True)
+        return DistributedDataParallel(model, find_unused_parameters=True, **options)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager:
         """A context in which a wrapped model adds up gradients without averaging them."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The tensor, summed over the processes in place."""
+        """The tensor, summed over the processes in place: by NCCL on a GPU, else by gloo."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -167,20 +168,21 @@ class World:
             lost = CONNECTION_LOST.search(str(error)) and "DataLoader" not in str(error)
             if self.size == 1 or not lost:
                 raise
+            reason = self.find_missing_rank() or str(error).strip().splitlines()[0]
             raise UserError(
-                f"rank {self.rank} of {self.size} stops: {self.find_missing_rank()}; --resume goes "
-                "on from the last save"
+                f"rank {self.rank} of {self.size} stops: {reason}; --resume goes on from the last "
+                "save"
             ) from error
 
     def find_missing_rank(self) -> str:
-        """Which rank does not answer, in words."""
+        """Which rank does not answer, in words; nothing where all do."""
         try:
             dist.monitored_barrier(self.barrier_group, timeout=BARRIER_TIMEOUT, wait_all_ranks=True)
         except RuntimeError as error:
             found = re.search(r"[Rr]anks? ([\d, ]+) failed|from rank (\d+)", str(error))
             if found:
                 return f"rank {found[1] or found[2]} does not answer"
-        return "the connection to another process was lost"
+        return ""
 
     @contextmanager
     def print_on_main(self) -> Iterator[None]:
@@ -253,8 +255,13 @@ def local_device(name: str) -> str:
     """The name of this process's device: each process of a machine has a GPU of its own.
 
     Raises:
-        UserError: the machine has fewer GPUs than processes.
+        UserError: the machine has fewer GPUs than processes, or a single one was asked for.
     """
+    if re.fullmatch(r"cuda:\d+", name) and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            f"--device {name} would put all processes of this machine on one GPU; give auto, and "
+            "choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any, NoReturn
 
@@ -31,8 +31,8 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader with `workers` processes, at most one for each core.
 
-    It yields (pictures B x 3 x H x W, labels B x H x W, names, …), or items if `batch_size` is
-    None. The options are torch's, such as `batch_sampler` and `pin_memory`.
+    It yields (pictures B x 3 x H x W, labels B x H x W, …), each part of all items, or items if
+    `batch_size` is None. The options are torch's, such as `batch_sampler` and `pin_memory`.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -92,9 +92,10 @@ def exit_when_told_by_parent() -> NoReturn:
 
 def collate(items: list[tuple]) -> tuple:
     """A batch. Its pictures keep the channels last: decoding gives and convolutions want that."""
-    pictures, labels, *texts = zip(*items, strict=True)
+    pictures, *others = zip(*items, strict=True)
     batch = torch.stack([picture.permute(1, 2, 0) for picture in pictures])  # B x H x W x 3
-    return share((batch.permute(0, 3, 1, 2), torch.stack(labels), *texts))
+    stacked = (torch.stack(x) if isinstance(x[0], Tensor) else x for x in others)
+    return share((batch.permute(0, 3, 1, 2), *stacked))
 
 
 def share(item: Any) -> Any:
@@ -108,6 +109,11 @@ def share(item: Any) -> Any:
     if isinstance(item, Tensor):
         return item.share_memory_()
     return tuple(map(share, item)) if isinstance(item, tuple) else item
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors as one with a dimension more; a single one is not copied out of its pinned memory."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:

@@ -32,6 +32,19 @@ def is_labelled(labels: Tensor, num_class: int) -> Tensor:
     return (labels >= 0) & (labels < num_class)
 
 
+def class_pixels(labels: Tensor, num_class: int) -> Tensor:
+    """How many pixels of each class labels of any shape have (num_class, int64)."""
+    # Selecting the labelled ones takes eight times as long as counting the others aside.
+    labels = labels.where(is_labelled(labels, num_class), num_class)
+    return torch.bincount(labels.flatten(), minlength=num_class + 1)[:num_class]
+
+
+def count_on_gpu(values: Tensor, minlength: int) -> Tensor:
+    """`torch.bincount` of integers below `minlength`: without asking the GPU for the largest."""
+    bins = torch.zeros(minlength, dtype=torch.int64, device=values.device)
+    return bins.scatter_add_(0, values.long(), bins.new_ones(()).expand_as(values))
+
+
 class ConfusionMatrix:
     """How many pixels of each class (row) were predicted as each class (column)."""
 
@@ -50,7 +63,8 @@ class ConfusionMatrix:
         rows = labels.int()
         rows = rows.where(is_labelled(rows, n), n)  # row n counts what is left out
         pairs = rows.mul_(n).add_(predictions).flatten()
-        self.counts += torch.bincount(pairs, minlength=(n + 1) * n)[: n * n].view(n, n)
+        count = torch.bincount if pairs.is_cpu else count_on_gpu
+        self.counts += count(pairs, minlength=(n + 1) * n)[: n * n].view(n, n)
 
     def scores(self) -> "Scores":
         """The scores of all pixels so far.

@@ -5,13 +5,13 @@ picture. With `deepsup`, the last map but one is classified as well, for the los
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from .interpolation import Extent
 from .layers import PooledBatchNorm2d, conv_bn_relu
-from .pyramid import CoarseMap, PyramidConv3x3, Stack
+from .pyramid import CoarseMap, PyramidConv3x3, Stack, region_means
 from .upsample import upsample
 
 POOLS = (1, 2, 3, 6)  # regions along each side, of pyramid pooling
@@ -203,9 +203,10 @@ def pyramid_pools(in_dim: int) -> nn.ModuleList:
     )
 
 
-def pyramid_stack(x: Tensor, pools: Iterable[nn.Module]) -> Stack:
-    """A map and its `pyramid_pools`."""
-    return x, [CoarseMap.at(pool(x), x.shape[-2:]) for pool in pools]
+def pyramid_stack(x: Tensor, pools: nn.ModuleList) -> Stack:
+    """A map and its `pyramid_pools`, whose means are computed together."""
+    features = zip(pools, region_means(x, POOLS), strict=True)
+    return x, [CoarseMap.at(pool[1:](mean), x.shape[-2:]) for pool, mean in features]  # type: ignore
 
 
 def pyramid_classifier(in_dim: int, num_class: int, dropout: nn.Module) -> nn.Sequential:

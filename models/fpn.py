@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoders import PyramidDecoder
@@ -36,7 +35,7 @@ class FPN(PyramidDecoder):
         """B x num_class x h x w, at the positions of the finest map."""
         maps, extents = self.merged(maps, extents)
         sizes = [x.shape[-2:] for x in maps]
-        x = self.lateral[-1](maps[-1]) + self.mean(F.adaptive_avg_pool2d(maps[-1], 1))
+        x = self.lateral[-1](maps[-1]) + self.mean(maps[-1].mean((2, 3), keepdim=True))
         for i in range(len(maps) - 1, 0, -1):
             x = resample(
                 self.smooth[i](x), sizes[i - 1], covered(extents[i], sizes[i - 1], extents[i - 1])

@@ -5,8 +5,10 @@ reaches beyond the picture (or, of VGG, ends within it): the picture's extent is
 number of features. Output i of N lies at (i + ½) · (n / stride) / N - ½ of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Te
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
     rows = kept_interpolation(h, size[0], extent[0], x.dtype, x.device)
     columns = kept_interpolation(w, size[1], extent[1], x.dtype, x.device)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         return rows @ x @ columns.T
 
 
@@ -54,13 +56,36 @@ def interpolation(n_in: int, n_out: int, extent: float) -> Tensor:
     return matrix.scatter_add_(1, second[:, None], along[:, None])
 
 
-@lru_cache(maxsize=32)
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """A context without autocast, which would round to half precision; "meta" knows none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def kept_interpolation(
     n_in: int, n_out: int, extent: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """The `interpolation`, kept: a GPU would wait for each copy of it."""
+    return kept(interpolation, n_in, n_out, extent, dtype=dtype, device=device)
+
+
+def kept(
+    make: Callable[..., Tensor], *args: Any, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """A constant matrix that a function makes on a CPU, kept unless the compiler is tracing."""
+    if torch.compiler.is_compiling():
+        return make(*args).to(dtype).to(device)
+    return remember(make, args, dtype, device)
+
+
+@lru_cache(maxsize=32)
+def remember(
+    make: Callable[..., Tensor], args: tuple, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What `kept` gives."""
     with torch.inference_mode(False):
-        return interpolation(n_in, n_out, extent).to(device, dtype)
+        return make(*args).to(dtype).to(device)
 
 
 def taps(n_in: int, n_out: int, extent: float) -> tuple[Tensor, Tensor, Tensor]:

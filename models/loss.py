@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .interpolation import Extent, resample_adjoint
+from .interpolation import Extent, full_precision, resample_adjoint
 from .upsample import Upsampling, gpu_kernels
 
 LEAST_HARD = 16  # one in so many pixels is hard, however well all of them are predicted
@@ -117,7 +117,7 @@ def upsample_cross_entropy(
         `count_correct`, beside it, the number of correct pixels (int64).
     """
     options = Options(weight, label_smoothing, ohem_thresh, count_correct)
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits.device):
         loss, correct = UpsampleCrossEntropy.apply(logits, labels, extent, options)
     return (loss, correct) if count_correct else loss
 
@@ -333,7 +333,7 @@ def sum_over_pixels(logits: Tensor, labels: Tensor, extent: Extent | None, terms
     Returns:
         A tensor of the shape of `terms`, through which gradients flow to the logits.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits.device):
         return SumOverPixels.apply(logits, labels, extent, terms)
 
 
@@ -367,7 +367,7 @@ class SumOverPixels(torch.autograd.Function):
         for b, top, bottom in upsampling.bands():
             target, labelled = split_labels(labels[b, top:bottom])
             pixels = upsampling.up(b, top, bottom, out=band).requires_grad_()
-            with torch.enable_grad(), upsampling.full_precision():
+            with torch.enable_grad(), full_precision(logits.device):
                 part = ctx.terms(pixels[labelled[..., 0]], target[labelled])
             (of_band,) = torch.autograd.grad(part, pixels, grad_sum)
             upsampling.add_down(of_band, b, top, bottom, gradient)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .interpolation import Extent, interpolation, kept_interpolation
+from .interpolation import Extent, full_precision, interpolation, kept, kept_interpolation
 from .winograd import conv3x3
 
 
@@ -86,6 +86,39 @@ class PyramidConv3x3(nn.Conv2d):
         # One product sums all maps' columns.
         out = torch.cat(spread_columns, dim=1) @ torch.cat(spread_rows, dim=2)  # B x H x W x D
         return conv3x3(fine, weight, self.bias) + out.permute(0, 3, 1, 2)
+
+
+def region_means(x: Tensor, scales: Sequence[int]) -> list[Tensor]:
+    """Means of a map over regions: for each scale s, B x C x s x s, as of adaptive pooling.
+
+    They are products with constant matrices: two to three times as fast as torch's adaptive pooling
+    with its gradient on a CPU, deterministic on a GPU, and of any size in an exported network.
+
+    Args:
+        x: B x C x h x w, at least single precision is computed.
+        scales: numbers of regions along each side.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sides = [kept(regions, n, tuple(scales), dtype=dtype, device=x.device) for n in x.shape[-2:]]
+    with full_precision(x.device):
+        y = x.to(dtype).permute(0, 2, 3, 1)  # B x h x w x C, as it lies in memory
+        y = (sides[0] @ y.flatten(2)).unflatten(2, y.shape[2:])  # B x all s x w x C
+        rows, columns = y.split(list(scales), dim=1), sides[1].split(list(scales))
+        means = [(c @ r).permute(0, 3, 1, 2) for r, c in zip(rows, columns, strict=True)]
+    return [mean.to(x.dtype) for mean in means]
+
+
+def regions(n: int, scales: tuple[int, ...]) -> Tensor:
+    """The mean over each region of n values, for each scale, as a matrix, all s x n."""
+    index = torch.arange(n)
+    matrices = []
+    for scale in scales:
+        region = torch.arange(scale)[:, None]
+        # Regions of torch's adaptive pooling share the value at a border that is no whole number.
+        first, end = region * n // scale, -((-(region + 1) * n) // scale)
+        inside = ((index >= first) & (index < end)).double()
+        matrices.append(inside / inside.sum(1, keepdim=True))
+    return torch.cat(matrices)
 
 
 def used(matrix: Tensor) -> slice:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoders import POOLS, PyramidDecoder
 from .interpolation import Extent, resample
 from .layers import PooledBatchNorm2d, conv_bn_relu
-from .pyramid import CoarseMap, PyramidConv3x3, covered
+from .pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 from .windows import spans
 
 TILE = 128  # positions of the finest level, on a side, computed at a time
@@ -114,10 +113,11 @@ class UPerNet(PyramidDecoder):
         """B x dim x h x w, of the last map and its means over regions."""
         size = x.shape[-2:]
         means = []
-        for scale, branch in zip(POOLS, self.ppm_conv, strict=True):
+        pools = region_means(x, POOLS)
+        for scale, pool, branch in zip(POOLS, pools, self.ppm_conv, strict=True):
             assert isinstance(branch, nn.Sequential)
             # The convolution, of single positions, comes before the interpolation: both are linear.
-            mean = branch[0](F.adaptive_avg_pool2d(x, scale))
+            mean = branch[0](pool)
             if scale == 1:  # BatchNorm has to see that it is a single value
                 means.append(resample(branch[1:](mean), size))
             else:

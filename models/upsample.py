@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .interpolation import Extent, kept_interpolation, resample, taps
+from .interpolation import Extent, full_precision, kept_interpolation, resample, taps
 
 # Chosen for 2 x 150 x 48 x 48 logits at 384 x 384 on two cores, with second-level caches of 1 MB
 # each and a third level of 32 MB: loss and gradient take 55 ms with bands of 4 MB, 56 with 2, 64
@@ -170,7 +170,7 @@ class Upsampling:
         if not classes_last:
             wide = wide.transpose(1, 2)
         band = out[: bottom - top].flatten(1)
-        with self.full_precision():
+        with full_precision(self.source.device):
             torch.mm(self.matrix(top, bottom), wide.flatten(1), out=band)
         return band.view(-1, *wide.shape[1:])
 
@@ -178,7 +178,7 @@ class Upsampling:
         """Add the source's gradient to `out`, B x h x w x C, given that of `up`, rows x W x C."""
         first, last = self.upper[top], self.lower[bottom - 1]
         k, w, classes = last - first + 1, *out.shape[2:]
-        with self.full_precision():
+        with full_precision(self.source.device):
             wide = self.matrix(top, bottom).T @ band.flatten(1)  # k x W·C
             wide = wide.view(k, self.width, classes)
             if torch.are_deterministic_algorithms_enabled() or self.source_width != w:
@@ -196,10 +196,6 @@ class Upsampling:
     def matrix(self, top: int, bottom: int) -> Tensor:
         """The weights, rows x k, of the k source rows of a band."""
         return self.rows[top:bottom, self.upper[top] : self.lower[bottom - 1] + 1]
-
-    def full_precision(self) -> torch.autocast:
-        """A context without autocast, which would round the logits, and the loss, to half."""
-        return torch.autocast(self.source.device.type, enabled=False)
 
 
 def gpu_kernels(logits: Tensor) -> ModuleType | None:

@@ -57,7 +57,7 @@ def test_items_depend_on_seed_epoch_and_index_alone(data, workers, augmentation)
     for epoch in (1, 2):
         sampler.epoch = epoch
         seen = []
-        for images, labels, names, _ in loader:
+        for images, labels, _, names, _ in loader:
             for image, label, name in zip(images, labels, names, strict=True):
                 index = alone.names.index(name)
                 expected = alone[epoch, index, True]
@@ -106,8 +106,8 @@ def test_an_unreadable_picture_is_replaced_by_another_of_the_epoch(data):
     crops = training(data)
     items = [crops[1, i, True] for i in range(6)]
     assert [bool(defect) for *_, defect in items] == [False, True] + 4 * [False]
-    assert "train/1.jpg is not a picture" in items[1][3]
-    assert items[1][2] != "train/1.jpg" and items[1][2] in crops.names
+    assert "train/1.jpg is not a picture" in items[1][-1]
+    assert items[1][-2] != "train/1.jpg" and items[1][-2] in crops.names
     assert torch.equal(items[1][0], training(data)[1, 1, True][0])
 
 
@@ -208,7 +208,7 @@ def test_an_unreadable_picture_that_would_be_mixed_in_is_told(data):
     data.picture("train/1").write_bytes(b"no picture")
     crops = training(data, classmix=1)
     items = [crops[epoch, 0, True] for epoch in range(30)]
-    assert 0 < sum("train/1.jpg is not a picture" in item[3] for item in items) < 30
+    assert 0 < sum("train/1.jpg is not a picture" in item[-1] for item in items) < 30
 
 
 def test_labels_may_have_a_size_of_their_own(data):

@@ -50,13 +50,13 @@ def refuse_unreadable(checkpoint: Checkpoint, world: World) -> None:
             )
 
 
-def refuse_loss(loss: float, names: list[str], progress: Progress, world: World) -> None:
-    """End a training whose loss is not finite, before the optimiser's step.
+def refuse_loss(loss: float, place: str, names: list[str], world: World) -> None:
+    """End a training whose loss is not finite, and has not changed the weights.
 
     Args:
         loss: of all processes together.
+        place: of the step in the training, in words.
         names: this process's pictures if its own loss is not finite, else none.
-        progress: of the training.
         world: the processes.
 
     Raises:
@@ -65,8 +65,8 @@ def refuse_loss(loss: float, names: list[str], progress: Progress, world: World)
     pictures = abbreviate([name for part in world.all_gather(names) for name in part])
     with world.fail_together():
         raise UserError(
-            f"the loss is {loss} in epoch {progress.epoch} after {progress.pictures} of its "
-            f"pictures, at {pictures}: lower --lr_encoder and --lr_decoder; what was saved stays"
+            f"the loss is {loss} in {place}, at {pictures}: lower --lr_encoder and --lr_decoder; "
+            "what was saved stays"
         )
 
 

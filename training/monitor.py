@@ -105,12 +105,15 @@ class Monitor:
             self.board = self.board_class(self.folder / "tensorboard")
 
     @contextmanager
-    def epoch(self, progress: Progress, step_size: int) -> Iterator[Callable[..., None]]:
+    def epoch(
+        self, progress: Progress, step_size: int, read_results: Callable[[], None]
+    ) -> Iterator[Callable[..., None]]:
         """Show an epoch, or what is left of it; yields the function to call after each step.
 
         Args:
             progress: of the training; the steps move it on.
             step_size: pictures of a step.
+            read_results: brings the loss and hits of `progress` up to date.
         """
         steps, done = math.ceil(progress.total / step_size), progress.pictures // step_size
         begin, waited, count, seen = time.time(), 0.0, 0, progress.pictures
@@ -136,6 +139,7 @@ class Monitor:
                 bar.update()
                 iteration = done + count - 1
                 if iteration % self.disp_iter == 0:
+                    read_results()
                     times = (time.time() - begin) / count, waited / count
                     self.line(progress, f"[{iteration}/{steps}]", times, rates)
 

@@ -51,7 +51,7 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
         if args.num_class == 1:
             raise UserError("--num_class 1: a single class leaves nothing to tell apart; give 2")
         if not is_launched():
-            check_gpus(args.num_gpus, world.device)
+            check_gpus(args.num_gpus, args.device)
         if args.fix_bn and args.weights_encoder == "none":
             raise UserError("--fix_bn 1: BatchNorm of --weights_encoder none has yet to learn")
         if not resuming:
@@ -97,14 +97,18 @@ def check_validation(args: argparse.Namespace, world: World, loader: DataLoader)
         )
 
 
-def check_gpus(num_gpus: int, device: torch.device) -> None:
-    """Check that there are as many GPUs as asked for.
+def check_gpus(num_gpus: int, device: str) -> None:
+    """Check that there are as many GPUs as asked for, without using one.
+
+    Args:
+        num_gpus: how many.
+        device: the value of `--device`.
 
     Raises:
         UserError: there are not.
     """
     gpus = torch.cuda.device_count()
-    usable = gpus if device.type == "cuda" and not device.index else 1
+    usable = max(1, gpus) if device in ("auto", "cuda", "cuda:0") else 1
     if num_gpus > usable:
         raise UserError(f"--num_gpus {num_gpus}: this machine has {gpus} GPUs; use {usable}")
 

@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ from utils import StopRequest, UserError
 
 logger = logging.getLogger(__name__)
 
+# The results of so many steps stay unread, by device. A GPU whose latest ones are waited for has
+# nothing to do meanwhile.
+LAG = {"cuda": 1}
 NUM_PANELS = 4  # validation pictures that are drawn at every validation
 
 
@@ -95,6 +99,26 @@ class StepSums(NamedTuple):
     replaced: float
     labelled: float
     weight: float
+
+
+class Result(NamedTuple):
+    """What a step found, on its way from the device.
+
+    Attributes:
+        loss: this process's share of the step's, times the world size; on the CPU.
+        correct: pixels that this process predicted right; on the CPU.
+        arrived: of a GPU, whose values may be looked at after it.
+        sums: of the step.
+        position: the number of the epoch's pictures before it.
+        names: of this process's pictures.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    arrived: torch.cuda.Event | None
+    sums: StepSums
+    position: int
+    names: list[str]
 
 
 class Trainer:
@@ -149,6 +173,8 @@ class Trainer:
             is_main=world.is_main,
         )
         self.monitor = Monitor(self.checkpoint.folder, args, world)
+        self.lag = LAG.get(world.device.type, 0)
+        self.unread: deque[Result] = deque()
 
     @property
     def progress(self) -> Progress:
@@ -227,7 +253,7 @@ class Trainer:
         self.model.train()
         freeze(self.frozen)
         batches, start = self.batches(self.data.train), time.time()
-        with self.monitor.epoch(progress, step_size) as show_step:
+        with self.monitor.epoch(progress, step_size, self.read_results) as show_step:
             while progress.pictures < progress.total:
                 chunk = list(islice(batches, args.accumulate))
                 waited = time.time() - start
@@ -245,39 +271,66 @@ class Trainer:
                 torch.manual_seed(seed_of(args.seed, *position))  # for dropout
                 optimizer.zero_grad()
                 statistics = batch_statistics(self.network) if scaler.is_enabled() else []
-                loss = torch.zeros((), device=world.device)
-                correct = torch.zeros((), dtype=torch.int64, device=world.device)
-                for i, (images, labels, *_) in enumerate(chunk):
-                    images = images.to(world.device, non_blocking=True)
-                    labels = labels.to(world.device, non_blocking=True)
-                    last = i == len(chunk) - 1
-                    with nullcontext() if last else world.no_sync(self.model):
-                        mean, right = self.model(images, labels, count_correct=True)
-                        # The batch's share in the mean over all pixels of the step, times the
-                        # world size: DistributedDataParallel averages gradients over the ranks.
-                        part = mean.mean() * (weights[i] * world.size / (sums.weight or 1))
-                        scaler.scale(part).backward()
-                    loss += part.detach()
-                    correct += right.sum()
-                pictures = min(step_size, progress.total - progress.pictures)
-                self.record(loss, correct, sums, chunk)
-                self.optimizer_step(statistics)
+                loss, correct = self.compute_gradients(chunk, weights, sums.weight)
+                self.optimizer_step(loss, statistics)
+                self.unread.append(self.result(loss, correct, sums, chunk))
+                self.read_results(self.lag)
 
-                progress.pictures += pictures
+                progress.pictures += min(step_size, progress.total - progress.pictures)
                 progress.seconds += time.time() - start
                 start = time.time()
                 show_step(waited, learning_rates(optimizer))
-                refuse_unreadable(self.checkpoint, world)
+                if sums.replaced:
+                    self.read_results()
+                    refuse_unreadable(self.checkpoint, world)
                 if time.monotonic() - self.checkpoint.last_save > 60 * args.ckpt_minutes:
+                    self.read_results()
                     self.checkpoint.save()
+        self.read_results()
 
-    def optimizer_step(self, statistics: list[tuple[Tensor, Tensor]]) -> None:
-        """Update the weights, unless the gradient scaler finds that a gradient overflowed.
+    def compute_gradients(
+        self, chunk: list[tuple], weights: list[float], total: float
+    ) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of a step's batches.
 
         Args:
-            statistics: of BatchNorm before the step, which is undone then.
+            chunk: this process's batches.
+            weights: of each of them in the loss.
+            total: of the weights of all processes.
+
+        Returns:
+            This process's share of the loss, times the world size, and the number of pixels that it
+            predicted right; both on the device.
+        """
+        world = self.world
+        loss = torch.zeros((), device=world.device)
+        correct = torch.zeros((), dtype=torch.int64, device=world.device)
+        for i, (images, labels, *_) in enumerate(chunk):
+            images = images.to(world.device, non_blocking=True)
+            labels = labels.to(world.device, non_blocking=True)
+            last = i == len(chunk) - 1
+            with nullcontext() if last else world.no_sync(self.model):
+                mean, right = self.model(images, labels, count_correct=True)
+                # The batch's share in the mean over all pixels of the step, times the world size:
+                # DistributedDataParallel averages gradients over the ranks.
+                part = mean.mean() * (weights[i] * world.size / (total or 1))
+                self.checkpoint.scaler.scale(part).backward()
+            loss += part.detach()
+            correct += right.sum()
+        return loss, correct
+
+    def optimizer_step(self, loss: Tensor, statistics: list[tuple[Tensor, Tensor]]) -> None:
+        """Update the weights, unless the loss is not finite or a gradient overflowed.
+
+        Args:
+            loss: of the step, on the device.
+            statistics: of BatchNorm before the step, which is undone if the gradient scaler finds
+                that a gradient overflowed.
         """
         scaler, optimizer = self.checkpoint.scaler, self.checkpoint.optimizer
+        if not scaler.is_enabled():
+            # Fused optimisers change nothing where this is 1, and nobody has to wait for it.
+            optimizer.found_inf = self.world.all_reduce((~loss.isfinite()).float())  # type: ignore
         scale = scaler.get_scale()
         if self.args.clip_grad:
             scaler.unscale_(optimizer)
@@ -296,36 +349,44 @@ class Trainer:
         A batch's weight is the number of its labelled pixels, or the sum of their class weights.
         """
         weighted = self.data.class_weights
-        labelled = [int(is_labelled(labels, self.args.num_class).sum()) for _, labels, *_ in chunk]
+        pixels = [pixels.sum(0) for _, _, pixels, *_ in chunk]  # num_class each
+        labelled = [int(of_classes.sum()) for of_classes in pixels]
         weights: list[float] = [*labelled]
         if weighted:
-            weights = [weighted.total(labels) for _, labels, *_ in chunk]
+            weights = [weighted.total(of_classes) for of_classes in pixels]
         replaced = len(defects_in(chunk))
         own = StepSums(bool(self.stop.signal), replaced, sum(labelled), sum(weights))
         return weights, StepSums(*self.world.sum(own))
 
-    def record(self, loss: Tensor, correct: Tensor, sums: StepSums, chunk: list[tuple]) -> None:
-        """Add a step's loss and hits to the epoch's.
+    def result(self, loss: Tensor, correct: Tensor, sums: StepSums, chunk: list[tuple]) -> Result:
+        """A step's result, as soon as the device has it; nobody waits for it here."""
+        arrived = None
+        loss, correct = (value.to("cpu", non_blocking=True) for value in (loss, correct))
+        if self.world.device.type == "cuda":
+            arrived = torch.cuda.current_stream(self.world.device).record_event()
+        names = [name for _, _, _, names, _ in chunk for name in names]
+        return Result(loss, correct, arrived, sums, self.progress.pictures, names)
 
-        Args:
-            loss: this process's share of the loss, times the world size, as in `train_one_epoch`.
-            correct: pixels that this process predicted right.
-            sums: of the step.
-            chunk: this process's batches.
+    def read_results(self, leave: int = 0) -> None:
+        """Add the results of steps to the epoch's loss and hits, the latest few excepted.
 
         Raises:
-            UserError: the loss is not finite, and no gradient scaler skips the step.
+            UserError: a loss is not finite, and no gradient scaler has skipped the step.
         """
         world, progress = self.world, self.progress
-        mean_loss, all_correct = world.sum([loss.item() / world.size, correct.item()])
-        if math.isfinite(mean_loss):
-            progress.loss += mean_loss * sums.weight
-            progress.scored += sums.weight
-            progress.correct += round(all_correct)
-            progress.labelled += round(sums.labelled)
-        elif not self.checkpoint.scaler.is_enabled():
-            names = [name for _, _, names, _ in chunk for name in names]
-            refuse_loss(mean_loss, [] if loss.isfinite() else names, progress, world)
+        while len(self.unread) > leave:
+            loss, correct, arrived, sums, position, names = self.unread.popleft()
+            if arrived:
+                arrived.synchronize()
+            mean_loss, all_correct = world.sum([loss.item() / world.size, correct.item()])
+            if math.isfinite(mean_loss):
+                progress.loss += mean_loss * sums.weight
+                progress.scored += sums.weight
+                progress.correct += round(all_correct)
+                progress.labelled += round(sums.labelled)
+            elif not self.checkpoint.scaler.is_enabled():
+                place = f"epoch {progress.epoch} after {position} of its pictures"
+                refuse_loss(mean_loss, place, [] if loss.isfinite() else names, world)
 
     @torch.inference_mode()
     def validate(self) -> tuple[float, Scores]:
@@ -348,7 +409,8 @@ class Trainer:
         with world.fail_together():
             for images, labels, names in self.batches(self.data.val):
                 pixels = int(is_labelled(labels, num_class).sum())
-                images, labels = images.to(world.device), labels.to(world.device)
+                images = images.to(world.device, non_blocking=True)
+                labels = labels.to(world.device, non_blocking=True)
                 logits = model(images)
                 check_finite(logits)
                 extent = self.network.extent(images)
@@ -361,7 +423,7 @@ class Trainer:
         if stop:
             self.exit()
         self.monitor.show_panels(shown[:NUM_PANELS], self.data.classes, self.progress)
-        world.all_reduce(confusion.counts)
+        confusion.counts = world.all_reduce(confusion.counts.cpu())
         return loss / count, confusion.scores()
 
     def batches(self, loader: DataLoader) -> Iterator[tuple]:
@@ -396,6 +458,7 @@ class Trainer:
 
     def save_and_exit(self) -> NoReturn:
         """Save, and end all processes as a signal asked one of them."""
+        self.read_results()
         self.checkpoint.save()
         self.world.all_gather("saved")  # nobody leaves before that
         self.exit()

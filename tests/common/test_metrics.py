@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.metrics import AverageMeter, ConfusionMatrix
+from common.metrics import AverageMeter, ConfusionMatrix, count_on_gpu
 from utils import UserError
 
 
@@ -84,3 +84,9 @@ def test_scores_are_the_references_where_classes_are_absent_too(num_class):
     assert scores.mean_iou_of_all == pytest.approx((sums[0] / (sums[1] + 1e-10)).mean())
     assert scores.pixel_accuracy == pytest.approx(correct / labelled)
     assert scores.absent == num_class - 4 and scores.mean_iou_of_all < scores.mean_iou
+
+
+def test_a_gpus_way_to_count_is_bincount():
+    values = torch.randint(7, (50,), dtype=torch.int32)
+    counts = count_on_gpu(values, minlength=9)
+    assert counts.dtype == torch.int64 and torch.equal(counts, torch.bincount(values, minlength=9))

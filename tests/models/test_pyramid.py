@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from models.hrnet import brought
 from models.interpolation import resample
 from models.layers import PooledBatchNorm2d
-from models.pyramid import CoarseMap, PyramidConv3x3, covered
+from models.pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 
 
 def test_larger_batches_are_normalised_as_ever():
@@ -58,3 +58,23 @@ def test_a_coarse_map_is_upsampled_to_where_the_features_of_a_finer_one_lie(pixe
             brought(coarse, target, levels),
         ):
             torch.testing.assert_close(upsampled[0, 0, 0, inner], fine[inner])
+
+
+@pytest.mark.parametrize("size", [(5, 7), (6, 12), (48, 13)])
+def test_means_over_regions_are_those_of_adaptive_pooling(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    means = region_means(x, (1, 2, 3, 6))
+    expected = [F.adaptive_avg_pool2d(x, scale) for scale in (1, 2, 3, 6)]
+    torch.testing.assert_close(means, expected)
+    weights = [torch.randn_like(mean) for mean in means]
+    torch.testing.assert_close(
+        *(torch.autograd.grad(some, x, weights) for some in (means, expected))
+    )
+
+
+def test_means_of_half_precision_are_computed_in_single():
+    """65,536 values of 3 would overflow half precision when they are added."""
+    x = torch.full((1, 1, 256, 256), 3.0, dtype=torch.float16)
+    (mean,) = region_means(x, (1,))
+    assert mean.dtype == torch.float16 and mean.item() == 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.distributed import World
+from common.metrics import class_pixels
 from dataset import SegmentationDataset
 from training.class_weights import ClassWeights, find_class_weights, median_frequency, read_weights
 from utils import UserError
@@ -131,7 +132,7 @@ def test_a_table_gives_the_very_weights_that_it_was_made_of(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_the_weights_of_all_labelled_pixels_are_added_up(dtype):
     labels = torch.tensor([[[0, 0, 2], [-1, 3, -1]]]).to(dtype)
-    assert ClassWeights(NAMES, np.array([0.5, 9, 0.25, 2])).total(labels) == 3.25
+    assert ClassWeights(NAMES, np.array([0.5, 9, 0.25, 2])).total(class_pixels(labels, 4)) == 3.25
 
 
 @pytest.mark.parametrize(

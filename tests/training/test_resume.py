@@ -145,10 +145,10 @@ def test_a_frozen_encoder_stays_as_it_is_without_gradients(script, data, send, m
     torch.save(encoder.state_dict(), "encoder.pth")
     step = trainer.Trainer.optimizer_step
 
-    def checked_step(self, statistics):
+    def checked_step(self, *args):
         assert all(value.grad is None for value in self.network.encoder.parameters())
         assert not any(module.training for module in self.network.encoder.modules())
-        step(self, statistics)
+        step(self, *args)
 
     monkeypatch.setattr(trainer.Trainer, "optimizer_step", checked_step)
     options = flags(arch_encoder=arch, weights_encoder="encoder.pth", lr_encoder=0, ckpt_epoch=1)
@@ -214,6 +214,24 @@ def test_saves_come_within_an_epoch_too(script, data, whole, monkeypatch):
     result = script("train.py", *options)
     assert result.code == 0 and "Going on in epoch 2 after 4 of its pictures" in result.out
     assert_same(whole, Path("ckpt/cut"))
+
+
+@pytest.mark.parametrize("optim", ["SGD", "AdamW"])
+def test_a_step_whose_loss_is_not_finite_changes_no_weight_before_it_is_read(optim):
+    """A fused optimiser looks at what a gradient scaler would tell it."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = getattr(torch.optim, optim)([parameter], lr=1.0, fused=True)
+    parameter.grad = torch.full((3,), torch.nan)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert (parameter == 1).all()
+
+
+def test_results_that_are_read_late_are_the_same(script, data, whole, monkeypatch):
+    monkeypatch.setitem(trainer.LAG, "cpu", 1)
+    options = ("--id", "late", *RECIPE, *data.flags)
+    assert script("train.py", *options, "--disp_iter", "100").code == 0
+    assert_same(whole, Path("ckpt/late"))
 
 
 def test_killed_at_random_instants_a_training_ends_with_the_very_same_network():
