@@ -3,6 +3,7 @@
 # make quick   check the style and run the tests that train nothing: before every commit
 # make lint    check layout, style, types, imports and links
 # make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
+# make gpu     check one GPU, measure it, and find what it waits for (ten minutes; needs no setup)
 # make stress  crash trainings and feed damaged files, by the hundred and thousand (an hour)
 # Each sets up .venv first; remove that folder to start afresh. Tests compare networks with those of
 # mit-semseg, whose own dependencies are old and not needed for that.
@@ -17,7 +18,7 @@ RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 
 	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
 HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
 
-.PHONY: setup demo test quick lint bench stress
+.PHONY: setup demo test quick lint bench gpu stress
 
 setup: .venv/ready
 
@@ -52,6 +53,9 @@ lint: setup
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
+
+gpu:
+	$(if $(wildcard .venv/ready),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu
 
 stress: setup
 	$(BIN)/python -m stress

@@ -64,7 +64,7 @@ class FusedUpsampling:
         """What a loss is made of, at each pixel.
 
         Args:
-            labels: B x H x W of an integer type.
+            labels: B x H x W of an integer type, contiguous.
             unlabelled: the value of pixels without a label.
 
         Returns:
@@ -81,7 +81,7 @@ class FusedUpsampling:
             *self.row_taps,
             *self.column_taps,
             self.size[1],
-            labels.contiguous(),
+            labels,
             unlabelled,
             log_sum,
             log_p,
@@ -100,7 +100,7 @@ class FusedUpsampling:
         Args:
             labels: as `statistics` has them.
             log_sum: the first of `statistics`.
-            softmax_weight, label_weight: B x H x W, a and b; 0 where there is no label.
+            softmax_weight, label_weight: B x H x W, a and b, contiguous; 0 where there is no label.
 
         Returns:
             B x C x h x w in single precision.
@@ -110,7 +110,7 @@ class FusedUpsampling:
         at_once = min(batch, max(1, PARTIAL_BYTES // (4 * h * w * num_class * 4)))
         parts = out.new_empty((at_once, h, w, 4, num_class))
         blocks = triton.cdiv(num_class, GRADIENT_CLASSES)
-        maps = [x.contiguous() for x in (labels, log_sum, softmax_weight, label_weight)]
+        maps = labels, log_sum, softmax_weight, label_weight
         for first in range(0, batch, at_once):
             some = slice(first, first + at_once)
             count = len(out[some])

@@ -240,6 +240,7 @@ def fused_sums(
     from . import fused  # which needs Triton
 
     weight, label_smoothing, ohem_thresh, _ = options
+    labels = labels.contiguous()
     upsampling = fused.FusedUpsampling(logits, labels.shape[-2:], extent)
     log_sum, log_p, is_correct = upsampling.statistics(labels, unlabelled_value(labels))
     target, labelled = (x.squeeze(-1) for x in split_labels(labels))

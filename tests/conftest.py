@@ -19,9 +19,10 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 
-if not torch.cuda.is_available():
-    # A CPU runs a GPU's kernels in Triton's interpreter, which it asks for when it is imported.
-    os.environ["TRITON_INTERPRET"] = "1"
+# Tests compare numbers exactly and start several processes at a time, on CPUs alone: `make gpu` is
+# for a GPU. A CPU runs a GPU's kernels in Triton's interpreter, which is chosen at its import.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 def flags(**settings: object) -> list[str]:

@@ -1,11 +1,14 @@
 """`benchmarks/`: the classic recipe computes what ours does, and comparisons compare."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from benchmarks import gpu
 from benchmarks.classic import (
     classic_item,
     classic_logits,
@@ -96,3 +99,23 @@ def test_peers_start_from_the_weights_of_timms_backbone() -> None:
     network.load_backbone(backbone.state_dict())
     stem = network.network.encoder.model.conv_stem.weight
     assert torch.equal(stem, backbone.conv_stem.weight)
+
+
+@pytest.mark.slow
+def test_a_gpu_would_be_checked_and_measured():
+    """All of `make gpu` in a small size, on the CPU."""
+    cpu = torch.device("cpu")
+    found = dict(gpu.checks(cpu, gpu.TINY))
+    assert len(found) == 5 and not any(found.values()), found
+    for measure in (gpu.heads, gpu.steps, gpu.pictures, gpu.profiled):
+        assert "|" in markdown({"Table": measure(cpu, gpu.TINY)})
+
+
+def test_what_a_gpu_gets_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = gpu.upsample_cross_entropy
+
+    def wrong(logits: Tensor, *args: Any) -> Tensor:
+        return exact(logits, *args) * (1 if logits.dtype == torch.float64 else 1.001)
+
+    monkeypatch.setattr(gpu, "upsample_cross_entropy", wrong)
+    assert "gradient off by 1.0e-03" in gpu.head_is_exact(torch.device("cpu"), gpu.TINY)
