@@ -31,7 +31,16 @@ REFERENCE_LONGEST = 1000  # pixels of the long side, before both sides are round
 
 
 def load_network(args: argparse.Namespace, device: torch.device) -> SegmentationModel:
-    """The network of the run that the settings name, for inference.
+    """The network of the run that the settings name, made fast for inference.
+
+    Raises:
+        UserError, ModelError: the weights cannot be read, or are of another network.
+    """
+    return load_plain_network(args, device).freeze()
+
+
+def load_plain_network(args: argparse.Namespace, device: torch.device) -> SegmentationModel:
+    """The network of the run that the settings name.
 
     Raises:
         UserError, ModelError: the weights cannot be read, or are of another network.
@@ -46,7 +55,7 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Segmentation
 
     names = [f"{part}{args.suffix}" for part in PARTS]
     model = read_together(run_folder(args.ckpt, args.id), names, build)
-    return model.to(device).freeze()
+    return model.to(device)
 
 
 @torch.inference_mode()

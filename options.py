@@ -41,6 +41,11 @@ def share(text: str) -> float:
     return value
 
 
+def side(text: str) -> int:
+    """A type of flag: sides of pictures that a network can see."""
+    return within(int, MIN_SIDE, 2**31)(text)
+
+
 def positive_or_all(text: str) -> int:
     """A type of flag: whole numbers of at least 1, or -1 for no limit."""
     return -1 if text == "-1" else positive(text)
@@ -48,7 +53,7 @@ def positive_or_all(text: str) -> int:
 
 def side_or_all(text: str) -> int:
     """A type of flag: sides of pictures that a network can see, or -1 for no limit."""
-    return -1 if text == "-1" else within(int, MIN_SIDE, 2**31)(text)
+    return -1 if text == "-1" else side(text)
 
 
 positive = within(int, 1, 2**31)

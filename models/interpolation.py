@@ -26,7 +26,8 @@ def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Te
         extent: the height and width of the H x W outputs in its features; None = (h, w).
     """
     h, w = x.shape[-2:]
-    if extent is None or tuple(extent) == (h, w):
+    # An exported network is for all sizes, and an extent is another number for some of them.
+    if extent is None or (tuple(extent) == (h, w) and not is_exporting()):
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
     rows = kept_interpolation(h, size[0], extent[0], x.dtype, x.device)
     columns = kept_interpolation(w, size[1], extent[1], x.dtype, x.device)
@@ -50,10 +51,13 @@ def resample_adjoint(x: Tensor, size: Sequence[int], extent: Extent) -> Tensor:
 
 def interpolation(n_in: int, n_out: int, extent: float) -> Tensor:
     """Linear interpolation of `n_in` values to `n_out` as a matrix, n_out x n_in."""
-    first, second, along = taps(n_in, n_out, extent)
-    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
-    matrix.scatter_add_(1, first[:, None], 1 - along[:, None])
-    return matrix.scatter_add_(1, second[:, None], along[:, None])
+    position = positions(n_in, n_out, extent)[:, None]
+    return (1 - (position - torch.arange(n_in, dtype=torch.float64)).abs()).clamp(min=0)
+
+
+def is_exporting() -> bool:
+    """Whether the network is being exported; torch 2.6 cannot tell that from being compiled."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
@@ -89,11 +93,16 @@ def remember(
 
 
 def taps(n_in: int, n_out: int, extent: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The two inputs between which each output of an interpolation lies, and how far along.
-
-    The `n_out` outputs divide the first `extent` inputs evenly; each input is 1 wide.
-    """
-    position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * extent / n_out - 0.5
-    position = position.clamp(0, n_in - 1)
+    """The two inputs between which each output of an interpolation lies, and how far along."""
+    position = positions(n_in, n_out, extent)
     first = position.long()
     return first, (first + 1).clamp(max=n_in - 1), position - first
+
+
+def positions(n_in: int, n_out: int, extent: float) -> Tensor:
+    """Where the outputs of an interpolation lie among its inputs, n_out of double precision.
+
+    The outputs divide the first `extent` inputs evenly; each input is 1 wide.
+    """
+    position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * extent / n_out - 0.5
+    return position.clamp(0, n_in - 1)

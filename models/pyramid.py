@@ -134,7 +134,8 @@ def for_taps(matrix: Tensor) -> Tensor:
         n_out x 3·n_in.
     """
     padded = F.pad(matrix, (0, 0, 1, 1))
-    return torch.cat([padded[tap : tap + len(matrix)] for tap in range(3)], dim=1)
+    # len() would be a constant of an exported network.
+    return torch.cat([padded[tap : tap + matrix.shape[0]] for tap in range(3)], dim=1)
 
 
 def covered(extent: Extent, size: Sequence[int], fine: Extent) -> Extent:

@@ -139,7 +139,8 @@ class TimmEncoder(Encoder):
             The maps; their heights and widths are rounded up.
         """
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.grid, 0, -height % self.grid), mode="replicate")
+        right, bottom = (multiples(n, self.grid) * self.grid - n for n in (width, height))
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         with ExitStack() as stack:
             if self.grad_checkpoint:
                 for block in self.stages()[0]:
@@ -147,7 +148,7 @@ class TimmEncoder(Encoder):
             maps = self.intermediates(x)
         first = 0 if num is None else len(maps) - num
         return [
-            features[..., : -(-height // stride), : -(-width // stride)]
+            features[..., : multiples(height, stride), : multiples(width, stride)]
             for features, stride in zip(maps[first:], self.strides[first:], strict=True)
         ]
 
@@ -156,6 +157,11 @@ class TimmEncoder(Encoder):
         return self.model.forward_intermediates(
             x, indices=self.indices, norm=self.norm, intermediates_only=True
         )
+
+
+def multiples(n: int, step: int) -> int:
+    """The least number of steps that reach n. Exported, the quotient of a negative n is another."""
+    return (n + step - 1) // step
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .decoders import POOLS, PyramidDecoder
-from .interpolation import Extent, resample
+from .interpolation import Extent, is_exporting, resample
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 from .windows import spans
@@ -56,17 +56,17 @@ class UPerNet(PyramidDecoder):
         reached = [covered(extent, sizes[0], extents[0]) for extent in reversed(extents[1:])]
         # The finest level takes most of the memory. That of large pictures comes in tiles; in
         # training, BatchNorm has to see all of it.
-        height, width = sizes[0]
-        side = max(height, width) if self.training else TILE
+        if self.training or is_exporting():
+            return self.finest(maps[0], x, pyramid, reached)
         bands = [
             torch.cat(
                 [
-                    self.finest(maps[0], x, pyramid, reached, (slice(*rows), slice(*columns)))
-                    for columns in spans(width, side, 1)
+                    self.tile(maps[0], x, pyramid, reached, (slice(*rows), slice(*columns)))
+                    for columns in spans(sizes[0][1], TILE, 1)
                 ],
                 dim=-1,
             )
-            for rows in spans(height, side, 1)
+            for rows in spans(sizes[0][0], TILE, 1)
         ]
         return torch.cat(bands, dim=-2)
 
@@ -76,33 +76,47 @@ class UPerNet(PyramidDecoder):
         above: Tensor,
         pyramid: list[Tensor],
         reached: list[Extent],
-        tile: tuple[slice, slice],
+        part: tuple[slice, slice] | None = None,
     ) -> Tensor:
-        """Logits of a tile.
+        """Logits at the positions of the finest map.
 
         Args:
             fine: the finest map.
             above: the level above it, before its 3x3 convolution.
             pyramid: all levels above it, from coarse to fine.
             reached: for each of these, the height and width of the finest map in its features.
-            tile: rows and columns of it.
+            part: rows and columns of it that are computed, as if there were no others; None = all.
 
         Returns:
             B x num_class x rows x columns.
         """
         size = fine.shape[-2:]
-        # Two convolutions of 3x3 see two positions more.
-        seen = [
-            slice(max(0, part.start - 2), min(n, part.stop + 2))
-            for part, n in zip(tile, size, strict=True)
-        ]
-        part = None if seen == [slice(0, n) for n in size] else (seen[0], seen[1])
         levels = [
             CoarseMap.at(level, size, extent, part)
             for level, extent in zip((*pyramid, above), (*reached, reached[-1]), strict=True)
         ]
-        x = self.fpn_in[0](fine[..., seen[0], seen[1]]) + levels.pop().resampled()
-        logits = self.conv_last((self.fpn_out[0](x), levels[::-1]))
+        if part:
+            fine = fine[..., part[0], part[1]]
+        x = self.fpn_in[0](fine) + levels.pop().resampled()
+        return self.conv_last((self.fpn_out[0](x), levels[::-1]))
+
+    def tile(
+        self,
+        fine: Tensor,
+        above: Tensor,
+        pyramid: list[Tensor],
+        reached: list[Extent],
+        tile: tuple[slice, slice],
+    ) -> Tensor:
+        """The logits that `finest` has in a tile, rows and columns, computed from what it needs."""
+        # Two convolutions of 3x3 see two positions more.
+        seen = [
+            slice(max(0, part.start - 2), min(n, part.stop + 2))
+            for part, n in zip(tile, fine.shape[-2:], strict=True)
+        ]
+        is_all = seen == [slice(0, n) for n in fine.shape[-2:]]
+        part = None if is_all else (seen[0], seen[1])
+        logits = self.finest(fine, above, pyramid, reached, part)
         rows, columns = (
             slice(own.start - all_.start, own.stop - all_.start)
             for own, all_ in zip(tile, seen, strict=True)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .interpolation import is_exporting
+
 # The transforms along one axis; both axes take their Kronecker product. Their constants lose some
 # precision: errors are 1e-5 of the largest output, those of a direct convolution 1e-6.
 INPUT_TRANSFORM = torch.tensor(
@@ -111,7 +113,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int
 
 def is_faster(x: Tensor, weight: Tensor, dilation: int, limits: Limits) -> bool:
     """Whether minimal filtering may be faster for this convolution of x, or for its gradients."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or is_exporting():
         return False
     batch, _, height, width = x.shape
     positions, step = batch * height * width, 4 * dilation

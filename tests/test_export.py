@@ -1,0 +1,137 @@
+"""A network as an ONNX file: what it computes, what is said, and what is refused."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.runs import find_run
+from inference import load_network, predict
+from models import ModelBuilder, SegmentationModel
+from models.exported import ExportedNetwork
+from models.segmentation import random_pictures
+from options import fill_from_run
+
+from .conftest import ROOT, SMALL, Data, Result, flags, make_data
+
+pytest.importorskip("onnxscript", reason="the exporter of torch needs it")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow
+
+Script = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a run whose network has pyramid pooling, which is of the picture's size."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = flags(id="run", num_epoch=1, arch_decoder="psp_bilinear")
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, *options]
+    subprocess.run([*command, *make_data(folder / "data").flags], cwd=folder, check=True)
+    return flags(id="run", ckpt=folder / "ckpt")
+
+
+def test_the_file_labels_pictures_of_any_size_as_the_network_does(
+    script: Script, run: list[str], data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = script("export.py", *run)
+    assert result.code == 0, result.err
+    assert "100.0000% of the labels are the network's, of pictures of 5 sizes" in result.out
+    session = onnxruntime.InferenceSession("export/run/model.onnx")
+    found = session.get_modelmeta().custom_metadata_map
+    assert len(json.loads(found["classes"])) == len(json.loads(found["colours"])) == 4
+    names = ("arch_encoder", "arch_decoder", "fc_dim", "num_class")
+    args = argparse.Namespace(
+        id="run", ckpt=run[-1], suffix="_best.pth", amp="off", **dict.fromkeys(names)
+    )
+    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
+    network = load_network(args, torch.device("cpu"))
+    for size in ((61, 90), (40, 33)):
+        pictures = np.random.default_rng(0).integers(256, size=(2, *size, 3), dtype=np.uint8)
+        (labels,) = session.run(None, {"images": pictures})
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        expected = predict(network, images, size, scales=(1.0,)).numpy()
+        assert labels.dtype == np.uint8 and (labels == expected).mean() > 0.999
+    check_client_of_document(monkeypatch, data)
+
+
+def check_client_of_document(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    """It labels a picture with the file, and knows the names of the classes."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    assert code
+    picture = data.picture("val/0")
+    monkeypatch.setattr(sys, "argv", ["client.py", "export/run/model.onnx", str(picture)])
+    exec(compile(code[1], "docs/deploy.md", "exec"), {})
+    assert Image.open("labels.png").size == Image.open(picture).size
+
+
+def test_one_size_half_precision_and_probabilities(script: Script, run: list[str]) -> None:
+    options = flags(output="probabilities", input="float", half=1)
+    result = script("export.py", *run, *options, "--size", 64, 96)
+    assert result.code == 0, result.err
+    assert "images any x 3 x 64 x 96 float -> probabilities any x 4 x 64 x 96 float" in result.out
+    session = onnxruntime.InferenceSession("export/run/model.onnx")
+    (found,) = session.run(None, {"images": np.zeros((1, 3, 64, 96), np.float32)})
+    assert found.sum(axis=1) == pytest.approx(1, abs=1e-2)
+
+
+def test_eight_bits_are_scored_before_and_after(script: Script, run: list[str], data: Data) -> None:
+    result = script("export.py", *run, "--int8", data.folder / "train.txt")
+    assert result.code == 0, result.err
+    score = (
+        r"mean IoU on 3 pictures of .*val.txt: \d+.\d\d% in single precision, \d+.\d\d% in 8 bits"
+    )
+    assert re.search(score, result.out)
+    both = flags(int8=data.folder / "train.txt", half=1)
+    assert script("export.py", *run, *both).code == 2
+
+
+def test_a_file_that_labels_in_another_way_is_not_kept(
+    script: Script, run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.predict", lambda *args, **_: predict(*args, **_) + 1)
+    result = script("export.py", *run, "--size", 64, 64)
+    assert result.code == 2 and "labels 100.000% of the pixels in another way" in result.err
+    assert not Path("export").exists()
+
+
+def test_what_torch_cannot_export_is_one_line(
+    script: Script, run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no decomposition of aten::strange\nand much more")
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    result = script("export.py", *run)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "resnet18dilated + psp_bilinear cannot be exported (no decomposition" in result.err
+
+
+def test_without_the_packages_one_line_says_what_to_install(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = script("export.py", "--id", "run")
+    assert result.code == 2
+    assert result.err.strip().endswith("pip install onnx onnxscript onnxruntime")
+
+
+@pytest.mark.parametrize("arch", ["timm:tf_efficientnet_lite0", "timm:test_resnet@8"])
+def test_what_is_exported_labels_as_the_network_does(arch: str) -> None:
+    """With paddings that no longer depend on the size, and before torch makes a graph of it."""
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder(arch, weights="none")
+    decoder = ModelBuilder.build_decoder("fpn", encoder.channels, num_class=5)
+    model = SegmentationModel(encoder, decoder).eval()
+    images = random_pictures((1, 3, 75, 101))
+    labels = ExportedNetwork(model)(images.permute(0, 2, 3, 1))
+    expected = predict(model, images, (75, 101), scales=(1.0,))
+    assert (labels == expected).float().mean() > 0.999
