@@ -3,7 +3,7 @@
 # make quick   check the style and run the tests that train nothing: before every commit
 # make lint    check layout, style, types, imports and links
 # make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
-# make gpu     check one GPU, measure it, and find what it waits for (ten minutes; needs no setup)
+# make gpu     check and measure a GPU (ten minutes; without .venv, with the python that is there)
 # make stress  crash trainings and feed damaged files, by the hundred and thousand (an hour)
 # Each sets up .venv first; remove that folder to start afresh. Tests compare networks with those of
 # mit-semseg, whose own dependencies are old and not needed for that.

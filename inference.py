@@ -16,6 +16,8 @@ from common.devices import select_amp
 from common.files import read_together
 from common.runs import PARTS, run_folder
 from models import ModelBuilder, SegmentationModel
+from models.decoders import Decoder
+from models.encoder import Encoder
 from models.upsample import average_upsampled_probabilities, upsample_argmax
 from options import MIN_SIDE
 from utils import UserError
@@ -45,17 +47,25 @@ def load_plain_network(args: argparse.Namespace, device: torch.device) -> Segmen
     Raises:
         UserError, ModelError: the weights cannot be read, or are of another network.
     """
+    return SegmentationModel(*load_parts(args), select_amp(args.amp, device)).to(device)
 
-    def build(encoder_file: Path, decoder_file: Path) -> SegmentationModel:
+
+def load_parts(args: argparse.Namespace) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder of the run that the settings name.
+
+    Raises:
+        UserError, ModelError: the weights cannot be read, or are of another network.
+    """
+
+    def build(encoder_file: Path, decoder_file: Path) -> tuple[Encoder, Decoder]:
         encoder = ModelBuilder.build_encoder(args.arch_encoder, args.fc_dim, encoder_file)
         decoder = ModelBuilder.build_decoder(
             args.arch_decoder, encoder.channels, args.num_class, weights=decoder_file
         )
-        return SegmentationModel(encoder, decoder, select_amp(args.amp, device))
+        return encoder, decoder
 
     names = [f"{part}{args.suffix}" for part in PARTS]
-    model = read_together(run_folder(args.ckpt, args.id), names, build)
-    return model.to(device)
+    return read_together(run_folder(args.ckpt, args.id), names, build)
 
 
 @torch.inference_mode()

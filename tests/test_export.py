@@ -33,7 +33,8 @@ Script = Callable[..., Result]
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags of a run whose network has pyramid pooling, which is of the picture's size."""
     folder = tmp_path_factory.mktemp("trained")
-    options = flags(id="run", num_epoch=1, arch_decoder="psp_bilinear")
+    networks = flags(arch_encoder="mobilenetv2dilated", arch_decoder="psp_bilinear")
+    options = [*networks, *flags(id="run", num_epoch=1)]
     command = [sys.executable, str(ROOT / "train.py"), *SMALL, *options]
     subprocess.run([*command, *make_data(folder / "data").flags], cwd=folder, check=True)
     return flags(id="run", ckpt=folder / "ckpt")
@@ -112,7 +113,7 @@ def test_what_torch_cannot_export_is_one_line(
     monkeypatch.setattr("torch.onnx.export", fail)
     result = script("export.py", *run)
     assert result.code == 2 and result.err.count("\n") == 1
-    assert "resnet18dilated + psp_bilinear cannot be exported (no decomposition" in result.err
+    assert "mobilenetv2dilated + psp_bilinear cannot be exported (no decomposition" in result.err
 
 
 def test_without_the_packages_one_line_says_what_to_install(

@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from models import DECODERS, ENCODERS, ModelBuilder, ModelError, weights
 from models.weights import Fingerprint, read_tensors
 from utils import UserError
 
-from ..conftest import Malicious, Server, file_of, flags
+from ..conftest import ROOT, Malicious, Server, file_of, flags
 
 ID = "ade20k-mobilenetv2dilated-c1_deepsup"
 NAMES = ("encoder_epoch_20.pth", "decoder_epoch_20.pth")
@@ -298,3 +299,17 @@ def test_baseline_networks_are_refused_with_the_reason(tmp_path):
 def test_a_mistyped_published_network_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(UserError, match="the nearest: ade20k-hrnetv2-c1,"):
         find_run(tmp_path, "ade20k-hrnet-c1", "_best.pth")
+
+
+@pytest.mark.slow
+def test_torch_hub_gives_the_network_trained_or_not(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    load = partial(torch.hub.load, str(ROOT), "mobilenetv2dilated_c1_deepsup", source="local")
+    network, again, random = load(), load(), load(pretrained=False)
+    assert len(reference.requests) == 2 and not network.training
+    images = torch.randint(256, (2, 3, 40, 52), dtype=torch.uint8)
+    labels = network.predict(images)
+    assert labels.shape == (2, 40, 52) and labels.dtype == torch.uint8
+    assert torch.equal(labels, again.predict(images))
+    assert not torch.equal(labels, random.predict(images))
+    find_run(tmp_path / "hub/segmentation", ID, "_best.pth")
