@@ -16,6 +16,8 @@ from torch import Tensor
 
 Extent = tuple[float, float]
 
+MAX_KEPT = 2**18  # elements of a matrix: of 1,024 pixels at a stride of 4
+
 
 def resample(x: Tensor, size: Sequence[int], extent: Extent | None = None) -> Tensor:
     """A map B x C x h x w at another size, B x C x H x W, in its own precision.
@@ -70,7 +72,9 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 def kept_interpolation(
     n_in: int, n_out: int, extent: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The `interpolation`, kept: a GPU would wait for each copy of it."""
+    """The `interpolation`, kept unless it is large: a GPU would wait for each copy of it."""
+    if n_in * n_out > MAX_KEPT:
+        return interpolation(n_in, n_out, extent).to(dtype).to(device)
     return kept(interpolation, n_in, n_out, extent, dtype=dtype, device=device)
 
 

@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from models.hrnet import brought
-from models.interpolation import resample
+from models.interpolation import kept_interpolation, resample
 from models.layers import PooledBatchNorm2d
 from models.pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 
@@ -78,3 +80,14 @@ def test_means_of_half_precision_are_computed_in_single():
     x = torch.full((1, 1, 256, 256), 3.0, dtype=torch.float16)
     (mean,) = region_means(x, (1,))
     assert mean.dtype == torch.float16 and mean.item() == 3
+
+
+def test_large_matrices_are_not_kept_and_small_ones_are_made_once():
+    """Many large pictures of many sizes would fill the memory."""
+    cpu = torch.device("cpu")
+    make = partial(kept_interpolation, dtype=torch.float32, device=cpu)
+    assert make(8, 64, 8.0) is make(8, 64, 8.0)
+    assert make(512, 4096, 512.0) is not make(512, 4096, 512.0)
+    with torch.inference_mode():
+        made = make(9, 65, 8.5)
+    assert not made.is_inference()  # training may use it next
