@@ -157,9 +157,8 @@ def run(*arguments: str) -> str:
     return "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-300:]
 
 
-def cut_and_resumed(*arguments: str) -> str:
-    """Stop a training after its first save, and go on with it."""
-    saved = next(Path(a.split("=")[1]) for a in arguments if a.startswith("--ckpt=")) / "cut"
+def cut_and_resumed(saved: Path, *arguments: str) -> str:
+    """Stop a training after its first save, to a folder, and go on with it."""
     process = subprocess.Popen([sys.executable, *arguments, "--ckpt_minutes", "0"], **QUIET)
     while process.poll() is None and not (saved / "training_latest.pth").exists():
         time.sleep(0.01)
@@ -189,7 +188,7 @@ def trainings(device: torch.device) -> Iterator[tuple[str, str]]:
             yield f"train.py --amp {amp}", run(*command(folder, amp, device, "--amp", amp))
         exact = ("--deterministic", "1", "--amp", "off")
         yield "train.py --amp off", run(*command(folder, "whole", device, *exact))
-        wrong = cut_and_resumed(*command(folder, "cut", device, *exact))
+        wrong = cut_and_resumed(folder / "ckpt/cut", *command(folder, "cut", device, *exact))
         yield "cut and resumed, to the last bit", wrong or same_weights(folder, "whole", "cut")
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
         yield "torchrun, one process", run(*torchrun, *command(folder, "torchrun", device))
@@ -293,9 +292,7 @@ def steps(device: torch.device, size: Size) -> list[Row]:
         ways += [f"--amp bf16{more}" for more in ("", " --grad_checkpoint 1", " --compile 1")]
     for arch in NETWORKS[: size.networks]:
         for how in ways:
-            ms, gb = timed(
-                stepping(arch, device, size, how.replace("--amp off", "")), device, size.turns
-            )
+            ms, gb = timed(stepping(arch, device, size, how), device, size.turns)
             rows.append(
                 {
                     "network": " + ".join(arch),

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .freeze import fold_batchnorm
-from .interpolation import interpolation
 from .segmentation import PROBE, SegmentationModel, random_pictures
+from .upsample import upsample
 
 OUTPUTS = ("labels", "coarse_labels", "probabilities")
 INPUTS = ("uint8", "float")
@@ -43,10 +43,7 @@ class ExportedNetwork(nn.Module):
         extents = model.encoder.extents(images)
         logits = model.decoder.logits(model.maps(images), extents)
         if self.output != "coarse_labels":
-            height, width = extents[model.decoder.position]
-            rows = interpolation(logits.shape[-2], images.shape[-2], height).float()
-            columns = interpolation(logits.shape[-1], images.shape[-1], width).float()
-            logits = rows @ logits @ columns.T
+            logits = upsample(logits, images.shape[-2:], extents[model.decoder.position])
         if self.output == "probabilities":
             return logits.softmax(dim=1)
         return logits.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)

@@ -60,6 +60,17 @@ class FusedUpsampling:
         height, width = self.size
         return triton.cdiv(width, PIXELS), height, len(self.logits)
 
+    def source(self) -> tuple:
+        """The arguments that kernels over pixels begin with, the widths of the rows included."""
+        return (
+            self.logits,
+            *self.logits.stride(),
+            self.logits.shape[1],
+            *self.row_taps,
+            *self.column_taps,
+            self.size[1],
+        )
+
     def statistics(self, labels: Tensor, unlabelled: int) -> tuple[Tensor, Tensor, Tensor]:
         """What a loss is made of, at each pixel.
 
@@ -75,12 +86,7 @@ class FusedUpsampling:
         log_p = torch.empty_like(log_sum)
         correct = torch.empty_like(log_sum, dtype=torch.bool)
         pixel_statistics[self.grid()](
-            self.logits,
-            *self.logits.stride(),
-            self.logits.shape[1],
-            *self.row_taps,
-            *self.column_taps,
-            self.size[1],
+            *self.source(),
             labels,
             unlabelled,
             log_sum,
@@ -138,12 +144,7 @@ class FusedUpsampling:
     def argmax(self, out: Tensor) -> None:
         """Write the classes with the largest logit to labels B x H x W."""
         pixel_labels[self.grid()](
-            self.logits,
-            *self.logits.stride(),
-            self.logits.shape[1],
-            *self.row_taps,
-            *self.column_taps,
-            self.size[1],
+            *self.source(),
             out,
             PIXELS,
             CLASSES,

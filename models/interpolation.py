@@ -72,17 +72,22 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 def kept_interpolation(
     n_in: int, n_out: int, extent: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The `interpolation`, kept unless it is large: a GPU would wait for each copy of it."""
-    if n_in * n_out > MAX_KEPT:
-        return interpolation(n_in, n_out, extent).to(dtype).to(device)
-    return kept(interpolation, n_in, n_out, extent, dtype=dtype, device=device)
+    """The `interpolation`, `kept`: a GPU would wait for each copy of it."""
+    return kept(n_in * n_out, dtype, device, interpolation, n_in, n_out, extent)
 
 
 def kept(
-    make: Callable[..., Tensor], *args: Any, dtype: torch.dtype, device: torch.device
+    elements: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    make: Callable[..., Tensor],
+    *args: Any,
 ) -> Tensor:
-    """A constant matrix that a function makes on a CPU, kept unless the compiler is tracing."""
-    if torch.compiler.is_compiling():
+    """A constant matrix that a function makes on a CPU; a small one is made only once.
+
+    The compiler is not asked for its size, which would be a condition of the traced graph.
+    """
+    if torch.compiler.is_compiling() or elements > MAX_KEPT:
         return make(*args).to(dtype).to(device)
     return remember(make, args, dtype, device)
 

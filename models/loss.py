@@ -226,7 +226,9 @@ def banded_sums(
             if label_smoothing:
                 band_gradient.addcmul_(counts, spread, value=-1)
             upsampling.add_down(band_gradient, b, top, bottom, gradient)
-    return Sums(loss, total_weight, correct, gradient.permute(0, 3, 1, 2))
+    return Sums(
+        loss, total_weight, correct, gradient.permute(0, 3, 1, 2) if with_gradient else None
+    )
 
 
 def fused_sums(

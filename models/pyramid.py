@@ -99,7 +99,8 @@ def region_means(x: Tensor, scales: Sequence[int]) -> list[Tensor]:
         scales: numbers of regions along each side.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    sides = [kept(regions, n, tuple(scales), dtype=dtype, device=x.device) for n in x.shape[-2:]]
+    number = sum(scales)
+    sides = [kept(number * n, dtype, x.device, regions, n, tuple(scales)) for n in x.shape[-2:]]
     with full_precision(x.device):
         y = x.to(dtype).permute(0, 2, 3, 1)  # B x h x w x C, as it lies in memory
         y = (sides[0] @ y.flatten(2)).unflatten(2, y.shape[2:])  # B x all s x w x C

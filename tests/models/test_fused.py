@@ -22,10 +22,15 @@ from ..conftest import ROOT
 pytestmark = pytest.mark.slow  # the interpreter is
 
 
+def release(version: str) -> tuple[int, ...]:
+    """Major and minor number, which do not compare as texts."""
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU computes as a GPU would; cells of several pictures follow one another."""
-    if fused.triton.__version__ < "3.7" and np.__version__ >= "2.4":
+    if release(fused.triton.__version__) < (3, 7) and release(np.__version__) >= (2, 4):
         pytest.skip("Triton's interpreter needs 3.7 with NumPy 2.4")
     monkeypatch.setattr(fused, "PARTIAL_BYTES", 1)
     for module in (loss, upsample):
