@@ -28,10 +28,9 @@ if __name__ == "__main__":
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from common.classes import Classes, read_classes
+from common.classes import Classes, label_map, read_classes
 from common.devices import select_device
 from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
@@ -255,12 +254,6 @@ def read_pictures(paths: list[Path], unreadable: list[str]) -> Iterator[tuple[Te
             unreadable.append(str(error))
             continue
         yield torch.from_numpy(picture).permute(2, 0, 1), path
-
-
-def label_map(labels: np.ndarray, num_class: int) -> Image.Image:
-    """The picture of labels H x W, classes from 0; it counts them from 1, as annotations do."""
-    dtype = np.uint8 if num_class <= 255 else np.uint16
-    return Image.fromarray((labels + 1).astype(dtype))
 
 
 if __name__ == "__main__":

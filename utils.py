@@ -68,26 +68,38 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     keep_freed_memory()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    one_line_errors: tuple[type[Exception], ...] = (UserError, OSError, *errors)
     try:
         return main()
     except BrokenPipeError:
         discard(sys.stdout)  # what the flush at exit writes, too
         message, code = "nobody reads its output any more", 1
-    except one_line_errors as error:
-        message, code = f"error: {UserError(str(error))}", 2
-    except MemoryError:
-        message, code = f"error: {KNOWN_RUNTIME_ERRORS['out of memory']}", 2
-    except RuntimeError as error:
-        signs = [sign for sign in KNOWN_RUNTIME_ERRORS if sign in str(error).lower()]
-        if not signs:
+    except Exception as error:
+        line = in_one_line(error, *errors)
+        if line is None:
             raise
-        message, code = f"error: {KNOWN_RUNTIME_ERRORS[signs[0]]}", 2
+        message, code = f"error: {line}", 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     logger.debug(message)  # for a log, if there is one
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def in_one_line(error: Exception, *errors: type[Exception]) -> str | None:
+    """What to tell the user of an error; None if it may be a bug.
+
+    Args:
+        error: what was raised.
+        errors: kinds that are mistakes of the user's, beside `UserError`.
+    """
+    if isinstance(error, (UserError, OSError, *errors)):
+        return str(UserError(str(error)))
+    if isinstance(error, MemoryError):
+        return KNOWN_RUNTIME_ERRORS["out of memory"]
+    if isinstance(error, RuntimeError):
+        signs = [sign for sign in KNOWN_RUNTIME_ERRORS if sign in str(error).lower()]
+        return KNOWN_RUNTIME_ERRORS[signs[0]] if signs else None
+    return None
 
 
 class OneLineErrors(logging.Handler):

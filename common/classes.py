@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from utils import UserError
 
@@ -102,6 +103,12 @@ def distinct_colours(n: int) -> np.ndarray:
     for bit in range(24):
         colours[:, bit % 3] |= ((np.arange(n) >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
     return colours
+
+
+def label_map(labels: np.ndarray, num_class: int) -> Image.Image:
+    """The picture of labels H x W, classes from 0; it counts them from 1, as annotations do."""
+    dtype = np.uint8 if num_class <= 255 else np.uint16
+    return Image.fromarray((labels + 1).astype(dtype))
 
 
 def colour_code(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import io
 import os
 import runpy
+import shutil
 import sys
 import threading
 import time
@@ -23,6 +24,19 @@ ROOT = Path(__file__).parent.parent
 # for a GPU. A CPU runs a GPU's kernels in Triton's interpreter, which is chosen at its import.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+CHROMIUM = (
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "window-size=1280,900",
+)
 
 
 def flags(**settings: object) -> list[str]:
@@ -207,3 +221,21 @@ def script(
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[object]:
+    """Chromium without a screen, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in CHROMIUM:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()

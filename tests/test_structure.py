@@ -11,7 +11,17 @@ import pytest
 
 from .conftest import ROOT
 
-ROOMS = ("benchmarks", "common", "data", "models", "preparation", "report", "stress", "training")
+ROOMS = (
+    "benchmarks",
+    "browser",
+    "common",
+    "data",
+    "models",
+    "preparation",
+    "report",
+    "stress",
+    "training",
+)
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in chain(

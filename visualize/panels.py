@@ -107,10 +107,12 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return labels[rows[:, None], columns]
 
 
-def overlay(picture: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
+def overlay(
+    picture: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = OPACITY
+) -> np.ndarray:
     """A picture H x W x 3 in grey under the colours of labels H x W, with borders of regions."""
     coloured = colour_code(labels, classes.palette)
-    mixed = cv2.addWeighted(coloured, OPACITY, greyed(picture, 64, 255), 1 - OPACITY, 0)
+    mixed = cv2.addWeighted(coloured, opacity, greyed(picture, 64, 255), 1 - opacity, 0)
     mixed[borders(labels)] = 255
     return mixed
 
@@ -141,10 +143,14 @@ def difference(picture: np.ndarray, label: np.ndarray, prediction: np.ndarray) -
 
 
 def named(
-    picture: np.ndarray, labels: np.ndarray, classes: Classes, font: ImageFont.FreeTypeFont
+    picture: np.ndarray,
+    labels: np.ndarray,
+    classes: Classes,
+    font: ImageFont.FreeTypeFont,
+    opacity: float = OPACITY,
 ) -> Image.Image:
     """An overlay with the names of the larger regions."""
-    image = Image.fromarray(overlay(picture, labels, classes))
+    image = Image.fromarray(overlay(picture, labels, classes, opacity))
     draw = ImageDraw.Draw(image)
     for x, y, name in place_names(labels, classes, font):
         draw.text((x, y), name, "white", font, "lt", stroke_width=HALO, stroke_fill="black")

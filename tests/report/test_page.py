@@ -13,17 +13,6 @@ from report.analysis import read_counts
 from ..conftest import SMALL, flags
 
 EVAL = flags(workers=0, scales=1, list_class="classes.csv")
-CHROMIUM = (
-    "headless=new",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "window-size=1280,900",
-)
 NAMES = ["sky", "ground", "<b>block</b></script>", "other"]
 
 
@@ -40,23 +29,6 @@ def evaluated(script, data, tmp_path):
     result = script("eval.py", "--id", "mine", *EVAL, "--report", "1")
     assert result.code == 0, result.err
     return tmp_path / "here/result/mine"
-
-
-@pytest.fixture
-def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in CHROMIUM:
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
 
 
 @pytest.mark.slow
