@@ -4,7 +4,8 @@
 # make lint    check layout, style, types, imports and links
 # make bench   measure speed and memory, and renew the tables and the picture of docs/speed.md
 # make gpu     check and measure a GPU (ten minutes; without .venv, with the python that is there)
-# make stress  crash trainings and feed damaged files, by the hundred and thousand (an hour)
+# make stress  crash trainings and feed damaged files, by the hundred and thousand, and run the tests
+#              that are too long for `make test` (an hour)
 # Each sets up .venv first; remove that folder to start afresh. Tests compare networks with those of
 # mit-semseg, whose own dependencies are old and not needed for that.
 
@@ -37,10 +38,10 @@ demo: setup
 	@echo "Pictures: vis/demo (while training), result/demo (in the end); curves: ckpt/demo"
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress"
 
 quick: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not stress"
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -59,3 +60,4 @@ gpu:
 
 stress: setup
 	$(BIN)/python -m stress
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m stress

@@ -8,7 +8,6 @@ It needs a package: pip install gradio
 """
 
 import argparse
-import logging
 import os
 import signal
 import socket
@@ -53,7 +52,6 @@ def main() -> None:
         if args.id:
             networks.load(args.id)
         check_free(args.port)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks its own server
         Page(networks).serve(HOST, args.port)
         print(f"http://{HOST}:{args.port}   (Ctrl-C ends it)")
         signal.signal(signal.SIGTERM, signal.default_int_handler)

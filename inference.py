@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.devices import select_amp
 from common.files import read_together
-from common.runs import PARTS, run_folder
+from common.runs import run_folder, weights_files
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder
 from models.encoder import Encoder
@@ -64,8 +64,8 @@ def load_parts(args: argparse.Namespace) -> tuple[Encoder, Decoder]:
         )
         return encoder, decoder
 
-    names = [f"{part}{args.suffix}" for part in PARTS]
-    return read_together(run_folder(args.ckpt, args.id), names, build)
+    folder = run_folder(args.ckpt, args.id)
+    return read_together(folder, weights_files(folder, args.suffix), build)
 
 
 @torch.inference_mode()

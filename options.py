@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from common.classes import ADE20K
 from common.data_file import read_data
+from common.runs import locate
 from utils import UserError
 
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
@@ -59,7 +60,10 @@ def side_or_all(text: str) -> int:
 positive = within(int, 1, 2**31)
 
 SHARED: dict[str, dict[str, Any]] = {
-    "id": dict(help="name of the run, in CKPT/ID, or of a published network: see --list_ids"),
+    "id": dict(
+        help="name of the run, in CKPT/ID, or of a published network: see --list_ids; or a run's "
+        "folder, or hf:OWNER/NAME"
+    ),
     "arch_encoder": dict(
         default="resnet34_dilated8",
         help="architecture of the encoder; timm:NAME, timm:NAME@STRIDE = one of timm's",
@@ -167,6 +171,17 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             help = f"{SHARED[name]['help']} (default: the run's)"
             self.shared(name, default=None, help=help)
+
+    def parse_args(self, *flags: Any) -> argparse.Namespace:  # type: ignore[override]
+        """The settings of flags; --id may be a run's folder, and --ckpt becomes where that is.
+
+        Raises:
+            UserError: --id is no name.
+        """
+        args = super().parse_args(*flags)
+        if getattr(args, "id", None):
+            args.ckpt, args.id = locate(args.ckpt, args.id)
+        return args
 
     def parse_with_data(self, flags: Sequence[str] | None = None) -> argparse.Namespace:
         """The settings of flags, or those typed; --data's replace the defaults.

@@ -62,6 +62,8 @@ def run_script(main: Callable[[], None], *errors: type[Exception]) -> None:
     screen.setLevel(logging.INFO)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[screen], force=True)
     logger.setLevel(logging.DEBUG)
+    for name in ("httpx", "httpx2"):  # they tell of each request
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Line by line, so that a log file is up to date; names of files may be no valid text.
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")

@@ -14,7 +14,7 @@ from common.devices import select_device
 from common.files import identity, png, saved_file, write_atomically
 from common.images import read_picture
 from common.published import PUBLISHED
-from common.runs import find_run, is_run, run_folder, runs
+from common.runs import find_run, is_run, run_folder, runs, weights_files
 from inference import load_network, predict
 from models import SegmentationModel
 from options import fill_from_run
@@ -60,8 +60,9 @@ class Networks:
         """
         args = argparse.Namespace(**vars(self.args) | {"id": run_id} | dict.fromkeys(OF_RUN))
         fill_from_run(args, find_run(args.ckpt, run_id, args.suffix))
-        saved = saved_file(run_folder(args.ckpt, run_id), f"encoder{args.suffix}")
-        state = run_id, identity(saved)
+        folder = run_folder(args.ckpt, run_id)
+        names = weights_files(folder, args.suffix)
+        state = run_id, [identity(saved_file(folder, name)) for name in names]
         if self.loaded is None or self.loaded[0] != state:
             self.loaded = None  # two at a time may not fit into memory
             classes = read_classes(args.list_class, args.num_class)

@@ -1,6 +1,7 @@
 """Names and colours of the classes, from a table or generated, and label maps in these colours."""
 
 import csv
+import io
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -74,6 +75,17 @@ def read_classes(path: str, num_class: int) -> Classes:
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise UserError(f"--list_class {path}: {name!r:.80} is no plain and short name")
     return Classes(names, palette)
+
+
+def class_table(classes: Classes) -> str:
+    """A table of index,name,r,g,b, as `read_classes` takes it."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["index", "name", "r", "g", "b"])
+    colours = classes.palette[1:].tolist()
+    for index, (name, colour) in enumerate(zip(classes.names, colours, strict=True), 1):
+        writer.writerow([index, name, *colour])
+    return file.getvalue()
 
 
 def read_palette(path: str, num_class: int) -> np.ndarray:

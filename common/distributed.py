@@ -1,5 +1,6 @@
 """Processes that work together: one alone, or several that torchrun, or `launch`, has started."""
 
+import inspect
 import logging
 import os
 import re
@@ -89,7 +90,9 @@ class World:
             return model
         self.broadcast(model)
         # In a step, each process has statistics of its own; whoever scores broadcasts them first.
-        options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
         if self.device.type == "cuda":
             return DistributedDataParallel(model, device_ids=[self.device], **options)
         # By default, the first step repacks gradients in the order of their arrival. Sums over

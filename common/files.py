@@ -217,6 +217,34 @@ def check_writable(flag: str, folder: Path) -> None:
 
 
 @contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `folder` in the end; nothing of it stays otherwise.
+
+    Of several processes that make the same folder at once, the first is the one that counts.
+
+    Raises:
+        UserError: it cannot be put there.
+    """
+    aside = folder.with_name(f".{secrets.token_hex(4)}.partial")
+    with no_empty_folders(folder.parent):
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            try:
+                os.rename(aside, folder)
+            except OSError as error:
+                if not is_filled(folder):
+                    raise UserError(f"cannot write {folder}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether there is a folder that holds something."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+@contextmanager
 def no_empty_folders(folder: Path) -> Iterator[None]:
     """A context that removes a folder and its parents again if it made them and they are empty."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -4,8 +4,6 @@ Each becomes an ordinary run the first time that it is asked for.
 """
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from common.classes import ADE20K
-from common.files import check_writable, no_empty_folders, tensors, text, write_together
+from common.files import check_writable, is_filled, made_aside, tensors, text, write_together
 from models import ModelBuilder, ModelError
 from models.weights import (
     PRETRAINED,
@@ -152,33 +150,16 @@ PUBLISHED = {
 def make_run(network: Published, folder: Path) -> None:
     """Make a folder the run of a published network, as if it had been trained here.
 
-    All is done in a folder aside, which is renamed in the end. Of several processes that do so at
-    once, the first is the one that counts.
-
     Raises:
         UserError, ModelError: the files cannot be had, or the folder holds something else.
     """
     check_writable("--ckpt", folder)
-    if folder.exists() and any(folder.iterdir()) and not is_made(folder):
+    if is_filled(folder) and not (folder / f"encoder{SUFFIX}").exists():
         raise UserError(f"--id {network.id}: {folder} holds something else; move it away")
-    aside = folder.with_name(f".{secrets.token_hex(4)}.partial")
-    with no_empty_folders(folder.parent):
-        try:
-            files = downloaded(network, aside / "files")
-            shutil.rmtree(aside / "files", ignore_errors=True)
-            write_together(aside, files)
-            try:
-                os.rename(aside, folder)
-            except OSError as error:
-                if not is_made(folder):
-                    raise UserError(f"cannot write {folder}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def is_made(folder: Path) -> bool:
-    """Whether a folder is the run of a published network, made by another process, say."""
-    return (folder / f"encoder{SUFFIX}").exists()
+    with made_aside(folder) as aside:
+        files = downloaded(network, aside / "files")
+        shutil.rmtree(aside / "files", ignore_errors=True)
+        write_together(aside, files)
 
 
 def downloaded(network: Published, folder: Path) -> dict:

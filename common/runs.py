@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from common.files import read_together, saved_file, saved_names
+from common.hub import FOLDERS, PREFIX, fetch_run, hub_name
 from common.published import PUBLISHED, make_run
 from models.weights import BGR, SAFETENSORS
 from utils import UserError
@@ -15,6 +16,27 @@ from utils import UserError
 MAX_ID_BYTES = 200  # leaves room for the names of results
 PARTS = ("encoder", "decoder")  # a network's two files of weights
 ENDINGS = (".pth", SAFETENSORS)
+CLASSES = "classes.csv"  # a shared run's own table
+
+
+def locate(ckpt: str, run_id: str) -> tuple[str, str]:
+    """The folder of runs and the name in it of what --id names.
+
+    Args:
+        ckpt: the folder of runs.
+        run_id: a name; the path of a run's folder anywhere; or hf:OWNER/NAME, which is a run in
+            `ckpt`, downloaded by `find_run`.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if run_id.startswith(PREFIX):
+        return ckpt, hub_name(run_id)
+    separators = os.sep + (os.altsep or "")
+    if any(separator in run_id for separator in separators) and os.path.isdir(run_id):
+        folder = Path(run_id).resolve()
+        return str(folder.parent), folder.name
+    return ckpt, run_id
 
 
 def run_folder(ckpt: str | Path, run_id: str) -> Path:
@@ -78,22 +100,35 @@ def suffixes(folder: Path, part: str) -> set[str]:
 def find_run(ckpt: str | Path, run_id: str, suffix: str) -> dict:
     """The settings of a run (empty if none were recorded) whose weights with a suffix exist.
 
-    A published network that is not there is downloaded.
+    A published network, or one that others share, is downloaded if it is not there.
 
     Raises:
         UserError: there is no such run, or none with this suffix.
         ModelError: a published network cannot be had.
     """
-    if run_id in PUBLISHED and not is_run(run_folder(ckpt, run_id)):
-        make_run(PUBLISHED[run_id], run_folder(ckpt, run_id))
+    if not is_run(run_folder(ckpt, run_id)):
+        if run_id in PUBLISHED:
+            make_run(PUBLISHED[run_id], run_folder(ckpt, run_id))
+        elif run_id.startswith(FOLDERS):
+            fetch_run(run_id, run_folder(ckpt, run_id))
     folder = existing_run(ckpt, run_id)
-    for part in PARTS:
-        if f"{part}{suffix}" not in saved_names(folder, f"{part}*"):
+    for name in weights_files(folder, suffix):
+        if name not in saved_names(folder, "*coder_*"):
             encoders, decoders = (suffixes(folder, part) for part in PARTS)
             complete = ", ".join(sorted(encoders & decoders)) or "none"
-            missing = folder / f"{part}{suffix}"
-            raise UserError(f"--suffix {suffix}: there is no {missing}; complete pairs: {complete}")
-    return read_config(folder)
+            raise UserError(
+                f"--suffix {suffix}: there is no {folder / name}; complete pairs: {complete}"
+            )
+    own = {"list_class": str(folder / CLASSES)} if (folder / CLASSES).exists() else {}
+    return read_config(folder) | own
+
+
+def weights_files(folder: Path, suffix: str) -> list[str]:
+    """The names of a run's two files of weights; _best.pth is _best.safetensors in a shared run."""
+    if suffix not in suffixes(folder, "encoder"):
+        other = suffix.removesuffix(".pth") + SAFETENSORS
+        suffix = other if other in suffixes(folder, "encoder") else suffix
+    return [f"{part}{suffix}" for part in PARTS]
 
 
 def read_config(folder: Path) -> dict:

@@ -3,8 +3,6 @@
 A source is never changed. A label that is fit as it is becomes a link, too.
 """
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -18,13 +16,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from common.classes import Classes, class_table
 from common.data_file import DATA_FILE, UNFINISHED
 from common.files import link_or_copy, png, text, write_atomically
 from common.images import PNG_PALETTE, PNG_SIGNATURE
 from common.loader import make_loader
 from preparation.meaning import Meaning, palette
 from preparation.survey import Pair, turn
-from preparation.tables import ClassRow
 from utils import UserError
 
 SPLITS = ("train", "val", "test")
@@ -82,7 +80,9 @@ def convert(folder: Path, parts: Sequence[Part], workers: int) -> dict[str, Any]
             lists[split] = f"{split}.txt"
             write_atomically(folder / lists[split], text("".join(f"{name}\n" for name in names)))
     rows = parts[0].meaning.rows
-    write_atomically(folder / CLASSES, text(class_table(rows)))
+    colours = np.vstack([np.zeros((1, 3), np.uint8), palette(rows)])
+    classes = Classes([row.name for row in rows], colours)
+    write_atomically(folder / CLASSES, text(class_table(classes)))
     return {
         "num_class": len(rows),
         "label_offset": offset,
@@ -106,16 +106,6 @@ def label_offset(parts: Sequence[Part]) -> int:
     offsets = {part.meaning.offset_of_values() for part in parts}
     offset = offsets.pop()
     return 1 if offsets or offset is None else offset
-
-
-def class_table(rows: Sequence[ClassRow]) -> str:
-    """A table of index,name,r,g,b."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["index", "name", "r", "g", "b"])
-    for index, (row, colour) in enumerate(zip(rows, palette(rows).tolist(), strict=True), 1):
-        writer.writerow([index, row.name, *colour])
-    return file.getvalue()
 
 
 class PairWriter(Dataset):

@@ -56,6 +56,9 @@ SMALL = flags(
     workers=0,
 )
 
+# The smallest of timm's, for what is about processes and files: a save takes no time.
+TINY = [*SMALL, *flags(arch_encoder="timm:test_resnet@16")]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -129,6 +132,7 @@ class Server:
         cut_after: bytes after which each answer ends.
         promised: the length that each answer claims; None = its own.
         wait: seconds before each answer, by path.
+        headers: of each answer.
     """
 
     def __init__(self) -> None:
@@ -138,11 +142,14 @@ class Server:
         self.cut_after: int | None = None
         self.promised: int | None = None
         self.wait: dict[str, float] = {}
+        self.headers: dict[str, str] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.answer(self)
+
+            do_HEAD = do_GET  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -162,7 +169,11 @@ class Server:
         if path in self.redirects:
             request.send_header("Location", f"/{self.redirects[path]}")
         request.send_header("Content-Length", str(promised))
+        for name, value in self.headers.items():
+            request.send_header(name, value)
         request.end_headers()
+        if request.command == "HEAD":
+            return
         with suppress(ConnectionError):  # the client may have given up
             request.wfile.write(body[: self.cut_after])
 

@@ -33,7 +33,7 @@ Script = Callable[..., Result]
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags of a run whose network has pyramid pooling, which is of the picture's size."""
     folder = tmp_path_factory.mktemp("trained")
-    networks = flags(arch_encoder="mobilenetv2dilated", arch_decoder="psp_bilinear")
+    networks = flags(arch_encoder="timm:test_resnet", arch_decoder="psp_bilinear")
     options = [*networks, *flags(id="run", num_epoch=1)]
     command = [sys.executable, str(ROOT / "train.py"), *SMALL, *options]
     subprocess.run([*command, *make_data(folder / "data").flags], cwd=folder, check=True)
@@ -98,7 +98,7 @@ def test_eight_bits_are_scored_before_and_after(script: Script, run: list[str], 
 def test_a_file_that_labels_in_another_way_is_not_kept(
     script: Script, run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.predict", lambda *args, **_: predict(*args, **_) + 1)
+    monkeypatch.setattr("exporting.graph.predict", lambda *args, **_: predict(*args, **_) + 1)
     result = script("export.py", *run, "--size", 64, 64)
     assert result.code == 2 and "labels 100.000% of the pixels in another way" in result.err
     assert not Path("export").exists()
@@ -113,7 +113,7 @@ def test_what_torch_cannot_export_is_one_line(
     monkeypatch.setattr("torch.onnx.export", fail)
     result = script("export.py", *run)
     assert result.code == 2 and result.err.count("\n") == 1
-    assert "mobilenetv2dilated + psp_bilinear cannot be exported (no decomposition" in result.err
+    assert "timm:test_resnet + psp_bilinear cannot be exported (no decomposition" in result.err
 
 
 def test_without_the_packages_one_line_says_what_to_install(

@@ -33,7 +33,7 @@ from training.options import make_parser
 from training.trainer import Trainer, TrainingData
 from visualize.video import open_video
 
-from .conftest import ROOT, SMALL, Data, flags
+from .conftest import ROOT, SMALL, TINY, Data, flags
 
 EARLIER = f"what an earlier call wrote: {MARK}".encode()
 
@@ -164,9 +164,9 @@ def test_a_compiled_network_that_computes_something_else_is_refused(script, data
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains(script, data):
     options = flags(id="compiled", num_epoch=1, compile=1)
-    result = script("train.py", *SMALL, *data.flags, *options)
+    result = script("train.py", *TINY, *data.flags, *options)
     assert result.code == 0, result.err
-    assert script("eval.py", "--id", "compiled", "--workers", "0").code == 0
+    assert script("eval.py", "--id", "compiled", "--workers", "0", "--scales", "1").code == 0
 
 
 def test_compiling_where_it_cannot_work_is_refused_at_once(script, data, monkeypatch):
@@ -184,7 +184,7 @@ def test_compiling_where_it_cannot_work_is_refused_at_once(script, data, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_trains_evaluates_and_segments(script, data, amp):
-    result = script("train.py", *SMALL, *data.flags, *flags(id="half", num_epoch=2, amp=amp))
+    result = script("train.py", *TINY, *data.flags, *flags(id="half", num_epoch=2, amp=amp))
     assert result.code == 0, result.err
     losses = [float(loss) for loss in re.findall(r"Loss: (\S+)$", result.out, re.M)]
     assert all(np.isfinite(losses))
@@ -198,7 +198,7 @@ def test_half_precision_trains_evaluates_and_segments(script, data, amp):
 def test_every_optimiser_lowers_the_loss(script, data, tmp_path, optim):
     options = flags(id="mine", optim=optim, num_epoch=8, eval_epoch=8)
     rates = flags(lr_encoder=0.001, lr_decoder=0.02)
-    result = script("train.py", *SMALL, *data.flags, *options, *rates)
+    result = script("train.py", *TINY, *data.flags, *options, *rates)
     assert result.code == 0, result.err
     with (tmp_path / "here/ckpt/mine/history.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]

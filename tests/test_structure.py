@@ -16,6 +16,7 @@ ROOMS = (
     "browser",
     "common",
     "data",
+    "exporting",
     "models",
     "preparation",
     "report",

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from common.classes import Classes
 from common.distributed import World
+from common.files import move_into_place
 from common.metrics import AverageMeter, ConfusionMatrix, Scores, is_labelled
 from common.runs import read_config, run_folder
 from dataset import EpochSampler
@@ -206,6 +207,9 @@ class Trainer:
         """Train to the last epoch."""
         args, progress = self.args, self.progress
         source = self.world.all_gather(self.checkpoint.config["weights_used"])[0]
+        if self.world.is_main:
+            # All have loaded the last save; a crash may have left some of its files aside.
+            move_into_place(self.checkpoint.folder)
         self.frozen = find_frozen(self.network, args, source)
         freeze(self.frozen)
         self.model = self.parallelised()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.files import saved_file
+from common.files import STAGING, saved_file
 from common.metrics import ConfusionMatrix
 from models import ModelBuilder
 from models.weights import read_tensors
@@ -21,16 +21,16 @@ from stress import crashes
 from training import trainer
 from utils import StopRequest
 
-from ..conftest import ROOT, SMALL, changed_training, flags, make_data
+from ..conftest import ROOT, SMALL, TINY, changed_training, flags, make_data
 
 pytestmark = pytest.mark.slow  # they train
 
 # Three steps an epoch, dropout, an optimiser with a state worth keeping, and all that is drawn,
 # averaged or counted on the way.
 RECIPE = [
-    *SMALL,
+    *TINY,
     *flags(
-        arch_decoder="psp_bilinear",
+        drop_path=0.2,
         batch_size_per_gpu=2,
         num_epoch=3,
         optim="AdamW",
@@ -234,8 +234,27 @@ def test_results_that_are_read_late_are_the_same(script, data, whole, monkeypatc
     assert_same(whole, Path("ckpt/late"))
 
 
-def test_killed_at_random_instants_a_training_ends_with_the_very_same_network():
+def test_killed_at_a_random_instant_a_training_ends_with_the_very_same_network(monkeypatch):
+    """With a small network; `make stress` takes a large one, whose saves are longer."""
+    changes = {"arch_encoder": "timm:test_resnet", "arch_decoder": "c1_bilinear"}
+    monkeypatch.setattr(crashes, "RECIPE", crashes.RECIPE | changes)
     assert crashes.run(count=1, seed=0) == [("training killed", 1, 1, 0)]
+
+
+def test_a_run_that_is_complete_has_its_files_in_place_once_it_is_resumed(
+    script, data, whole, tmp_path
+):
+    """Where a crash has cut the moving of the last save's files."""
+    run = tmp_path / "here/ckpt/whole"
+    shutil.copytree(whole, run)
+    (run / STAGING).mkdir()
+    for name in ("decoder_latest.pth", "history.csv"):
+        (run / name).rename(run / STAGING / name)
+        (run / name).write_text("of an earlier save")
+    result = script("train.py", "--resume", "whole", *data.flags)
+    assert result.code == 0, result.err
+    assert_same(whole, run)
+    assert not (run / STAGING).exists()
 
 
 def test_a_second_signal_stops_at_once_and_leaves_the_last_save(data, tmp_path):
@@ -327,7 +346,7 @@ BAD_RESUMES = {
     "unknown folder": (None, ["--resume", "no/cut"], ["--resume cut", "no such run"]),
     "another network": (
         None,
-        ["--resume", "cut", "--arch_decoder", "c1_bilinear"],
+        ["--resume", "cut", "--arch_decoder", "psp_bilinear"],
         ["--arch_decoder", "ckpt/cut", "another run"],
     ),
     "another schedule": (
@@ -368,7 +387,7 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(script, data, cu
         (data.folder / "train.txt").write_text(listed)
 
 
-@pytest.mark.parametrize("weights", ["none", "median"])
+@pytest.mark.parametrize("weights", [pytest.param("none", marks=pytest.mark.stress), "median"])
 def test_accumulated_batches_are_one_large_batch(weights, script, data, tmp_path):
     """With BatchNorm frozen, as each batch has statistics of its own; the last step is shorter."""
     torch.manual_seed(0)
