@@ -1,6 +1,5 @@
-"""The published networks for `torch.hub.load`, without a clone: see docs/deploy.md."""
+"""Networks for Python, with `torch.hub.load` or without: see docs/deploy.md."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,17 +7,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.classes import ADE20K
+from common.classes import ADE20K, Classes, read_classes
 from common.published import PUBLISHED, SUFFIX, Published
-from common.runs import find_run
 from inference import load_parts, predict
 from models import ModelBuilder, SegmentationModel
+from models.decoders import Decoder
+from models.encoder import Encoder
+from options import run_settings
 
 dependencies = ["cv2", "numpy", "PIL", "torch"]
 
 
 class HubModel(SegmentationModel):
-    """A network that labels pictures."""
+    """A network that labels pictures.
+
+    Attributes:
+        classes: names and colours of its classes.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, classes: Classes):
+        super().__init__(encoder, decoder)
+        self.classes = classes
+        self.eval()
 
     def predict(self, images: Tensor, scales: Sequence[float] = (1.0,)) -> Tensor:
         """Labels B x H x W, class indices from 0, of pictures B x 3 x H x W, RGB uint8.
@@ -31,6 +41,22 @@ class HubModel(SegmentationModel):
         return predict(self, images, (height, width), scales=scales)
 
 
+def run(id: str, ckpt: str = "./ckpt", suffix: str = SUFFIX) -> HubModel:
+    """The network of a run: one's own, a published one, or one that others share.
+
+    Args:
+        id: its name in `ckpt`, the path of its folder, or hf:OWNER/NAME.
+        ckpt: folder of the runs; what is downloaded goes there.
+        suffix: which weights.
+
+    Raises:
+        UserError, ModelError: there is no such run.
+    """
+    settings = run_settings(ckpt, id, suffix)
+    classes = read_classes(settings.list_class, settings.num_class)
+    return HubModel(*load_parts(settings), classes)
+
+
 def load(network: Published, pretrained: bool = True) -> HubModel:
     """A published network in eval mode; `pretrained` downloads its weights once, into hub's folder.
 
@@ -39,13 +65,10 @@ def load(network: Published, pretrained: bool = True) -> HubModel:
     """
     if not pretrained:
         encoder = ModelBuilder.build_encoder(network.encoder, weights="none")
-        classes = ADE20K["num_class"]
-        decoder = ModelBuilder.build_decoder(network.decoder, encoder.channels, classes)
-        return HubModel(encoder, decoder).eval()
-    ckpt = Path(torch.hub.get_dir()) / "segmentation"
-    config = find_run(ckpt, network.id, SUFFIX)
-    settings = argparse.Namespace(**config | {"ckpt": ckpt, "suffix": SUFFIX})
-    return HubModel(*load_parts(settings)).eval()
+        classes = read_classes(ADE20K["list_class"], ADE20K["num_class"])
+        decoder = ModelBuilder.build_decoder(network.decoder, encoder.channels, ADE20K["num_class"])
+        return HubModel(encoder, decoder, classes)
+    return run(network.id, str(Path(torch.hub.get_dir()) / "segmentation"))
 
 
 def entry(network: Published) -> Callable[..., HubModel]:

@@ -14,10 +14,10 @@ from common.devices import select_device
 from common.files import identity, png, saved_file, write_atomically
 from common.images import read_picture
 from common.published import PUBLISHED
-from common.runs import find_run, is_run, run_folder, runs, weights_files
+from common.runs import is_run, run_folder, runs, weights_files
 from inference import load_network, predict
 from models import SegmentationModel
-from options import fill_from_run
+from options import run_settings
 from utils import result_names
 from visualize.panels import (
     class_shares,
@@ -28,9 +28,6 @@ from visualize.panels import (
     resize_picture,
     tile_size,
 )
-
-# What a run tells of its network.
-OF_RUN = ("arch_encoder", "arch_decoder", "fc_dim", "num_class", "list_class")
 
 
 class Networks:
@@ -58,8 +55,8 @@ class Networks:
         Raises:
             UserError, ModelError: there is none, or it cannot be read.
         """
-        args = argparse.Namespace(**vars(self.args) | {"id": run_id} | dict.fromkeys(OF_RUN))
-        fill_from_run(args, find_run(args.ckpt, run_id, args.suffix))
+        args = run_settings(self.args.ckpt, run_id, self.args.suffix)
+        args.amp = self.args.amp
         folder = run_folder(args.ckpt, run_id)
         names = weights_files(folder, args.suffix)
         state = run_id, [identity(saved_file(folder, name)) for name in names]

@@ -16,7 +16,7 @@ from utils import UserError
 MAX_ID_BYTES = 200  # leaves room for the names of results
 PARTS = ("encoder", "decoder")  # a network's two files of weights
 ENDINGS = (".pth", SAFETENSORS)
-CLASSES = "classes.csv"  # a shared run's own table
+CLASSES = "classes.csv"  # a run's own table: the one that it was trained with may move, or change
 
 
 def locate(ckpt: str, run_id: str) -> tuple[str, str]:

@@ -4,42 +4,28 @@ import argparse
 import importlib
 import json
 import logging
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.classes import read_classes
 from common.files import atomic_path, no_empty_folders
-from common.metrics import ConfusionMatrix
 from dataset import SegmentationDataset
-from inference import load_plain_network, predict
-from models import SegmentationModel
+from exporting.engines import as_input, compared, described, engines, open_session, score
+from inference import load_plain_network
 from models.exported import ExportedNetwork
 from models.segmentation import random_pictures
 from utils import UserError
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-EXAMPLE = (
-    2,
-    3,
-    101,
-    135,
-)  # the picture that is traced; an odd size, so that none is taken for fixed
-SIZES = ((64, 64), (97, 131), (120, 90), (256, 341), (384, 512))  # that are compared
+EXAMPLE = (2, 3, 101, 135)  # what is traced; odd sides, so that none is taken for fixed
 LEAST_AGREEMENT = 0.9999  # of the labels
 LEAST_OF_HALF = 0.99
-TIMED = 3  # turns
+MAIN = "onnxruntime"  # the engine that decides
 
 
 def export_graph(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -66,20 +52,21 @@ def export_graph(args: argparse.Namespace, folder: Path) -> list[str]:
         program.save(str(partial))
         if args.half:
             make_half(partial)
-        session = open_session(partial)
+        found = engines(partial)
         model = plain.freeze()
-        report = compared(session, model, args, LEAST_OF_HALF if args.half else LEAST_AGREEMENT)
+        report = compared(found, model, args, LEAST_OF_HALF if args.half else LEAST_AGREEMENT)
         if args.int8:
-            before = score(session, pictures, args)
+            before = score(found[MAIN], pictures, args)
             quantise(partial, calibration, args)
-            session = open_session(partial)
-            after = score(session, pictures, args)
-            report = compared(session, model, args)
+            found = engines(partial)
+            after = score(found[MAIN], pictures, args)
+            report = compared(found, model, args)
             report.append(
                 f"mean IoU on {len(pictures)} pictures of {args.list_val}: {before:.2%} in single "
                 f"precision, {after:.2%} in 8 bits"
             )
-    return [f"{path}: {path.stat().st_size / 1e6:.1f} MB; {described(session)}", *report]
+    ends = described(open_session(path))
+    return [f"{path}: {path.stat().st_size / 1e6:.1f} MB; {ends}", *report]
 
 
 def import_packages() -> None:
@@ -93,21 +80,6 @@ def import_packages() -> None:
             importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"export.py needs packages: pip install {' '.join(PACKAGES)}") from error
-
-
-def open_session(path: Path) -> "onnxruntime.InferenceSession":
-    """A file's graph, to be run on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def as_input(images: Tensor, inputs: str) -> dict[str, np.ndarray]:
-    """Pictures N x 3 x H x W, uint8, as a graph takes them."""
-    images = images.permute(0, 2, 3, 1).contiguous() if inputs == "uint8" else images.float()
-    return {"images": images.numpy()}
 
 
 def traced(network: ExportedNetwork, args: argparse.Namespace) -> Any:
@@ -194,97 +166,3 @@ def quantise(path: Path, pictures: SegmentationDataset, args: argparse.Namespace
 
     with quiet():
         quantize_static(path, path, Reader(), per_channel=True, op_types_to_quantize=["Conv"])
-
-
-def score(
-    session: "onnxruntime.InferenceSession",
-    pictures: SegmentationDataset,
-    args: argparse.Namespace,
-) -> float:
-    """The mean IoU of a graph's labels of pictures, as they are."""
-    confusion = ConfusionMatrix(args.num_class)
-    for picture, label, _ in (pictures[i] for i in range(len(pictures))):
-        found = torch.from_numpy(labels_of(session, picture[None], args))
-        confusion.update(found[0].int(), label)
-    return confusion.scores().mean_iou
-
-
-def described(session: "onnxruntime.InferenceSession") -> str:
-    """A graph's input and output in words."""
-    parts = []
-    for end in (*session.get_inputs(), *session.get_outputs()):
-        shape = " x ".join(str(n) if isinstance(n, int) else "any" for n in end.shape)
-        parts.append(f"{end.name} {shape} {end.type.removeprefix('tensor(').rstrip(')')}")
-    return " -> ".join(parts)
-
-
-def compared(
-    session: "onnxruntime.InferenceSession",
-    model: SegmentationModel,
-    args: argparse.Namespace,
-    least: float = 0.0,
-) -> list[str]:
-    """How a graph agrees with the network itself, and how long both take, in words.
-
-    Raises:
-        UserError: less than so much of the labels agree.
-    """
-    sizes = [tuple(args.size)] if args.size else SIZES
-    equal = total = 0
-    for size in sizes:
-        images = smooth_pictures(*size)
-        found, expected = labels_of(session, images, args), own_labels(model, images, args.output)
-        equal += int((found == expected).sum())
-        total += expected.size
-    agreement = equal / total
-    if agreement < least:
-        raise UserError(
-            f"exported, the network labels {1 - agreement:.3%} of the pixels in another way; "
-            f"the file is not kept{'; leave out --half' if args.half else ''}"
-        )
-    images = smooth_pictures(*sizes[-1])
-    ours = median_seconds(lambda: own_labels(model, images, args.output))
-    theirs = median_seconds(lambda: labels_of(session, images, args))
-    height, width = sizes[-1]
-    return [
-        f"{agreement:.4%} of the labels are the network's, of pictures of {len(sizes)} sizes",
-        f"a picture of {height} x {width}: {1e3 * theirs:.0f} ms in onnxruntime, "
-        f"{1e3 * ours:.0f} ms in PyTorch",
-    ]
-
-
-def smooth_pictures(height: int, width: int) -> Tensor:
-    """A picture 1 x 3 x H x W, uint8, as smooth as photographs are."""
-    coarse = random_pictures((1, 3, height // 16, width // 16)).float()
-    return (
-        torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-        .clamp_(0, 255)
-        .byte()
-    )
-
-
-def labels_of(
-    session: "onnxruntime.InferenceSession", images: Tensor, args: argparse.Namespace
-) -> np.ndarray:
-    """The labels that a graph gives pictures 1 x 3 x H x W, uint8."""
-    (output,) = session.run(None, as_input(images, args.input))
-    return output.argmax(axis=1) if args.output == "probabilities" else output
-
-
-@torch.inference_mode()
-def own_labels(model: SegmentationModel, images: Tensor, output: str) -> np.ndarray:
-    """The labels that the network gives pictures 1 x 3 x H x W, at their size or its logits'."""
-    if output == "coarse_labels":
-        return model(images).argmax(dim=1).numpy()
-    height, width = images.shape[-2:]
-    return predict(model, images, (height, width), scales=(1.0,)).numpy()
-
-
-def median_seconds(run: Callable[[], object]) -> float:
-    """How long something takes."""
-    seconds = []
-    for _ in range(TIMED):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)

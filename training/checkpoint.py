@@ -13,8 +13,9 @@ from typing import Any
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from common.classes import Classes, class_table
 from common.files import Content, saved_file, tensors, text, write_together
-from common.runs import PARTS
+from common.runs import CLASSES, PARTS
 from models import SegmentationModel
 from models.weights import load_file, read_tensors
 from training.average import Average
@@ -100,6 +101,7 @@ class Checkpoint:
     optimizer: Optimizer
     scaler: GradScaler
     progress: Progress
+    classes: Classes | None = None
     class_weights: ClassWeights | None = None
     average: Average | None = None
     is_main: bool = True
@@ -135,6 +137,8 @@ class Checkpoint:
             "decoder_latest.pth": tensors(self.scored.decoder.state_dict()),
             "training_latest.pth": tensors(training),
         }
+        if self.classes:
+            files[CLASSES] = text(class_table(self.classes))
         if self.class_weights:
             files["class_weight.csv"] = text(self.class_weights.table())
         for suffix in suffixes:

@@ -169,6 +169,7 @@ class Trainer:
             optimizer=make_optimizer(args, encoder, decoder, fused=not scaler.is_enabled()),
             scaler=scaler,
             progress=Progress(total=data.sampler.length),
+            classes=data.classes,
             class_weights=data.class_weights,
             average=Average(network, args.ema_decay) if args.ema_decay else None,
             is_main=world.is_main,
