@@ -9,11 +9,10 @@ from torch import Tensor
 
 from common.classes import ADE20K, Classes, read_classes
 from common.published import PUBLISHED, SUFFIX, Published
-from inference import load_parts, predict
+from inference import load_parts, predict, run_settings
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder
 from models.encoder import Encoder
-from options import run_settings
 
 dependencies = ["cv2", "numpy", "PIL", "torch"]
 

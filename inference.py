@@ -14,12 +14,13 @@ from torch import Tensor
 
 from common.devices import select_amp
 from common.files import read_together
-from common.runs import run_folder, weights_files
+from common.names import locate
+from common.runs import find_run, run_folder, weights_files
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder
 from models.encoder import Encoder
 from models.upsample import average_upsampled_probabilities, upsample_argmax
-from options import MIN_SIDE
+from options import MIN_SIDE, fill_from_run
 from utils import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,25 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 REFERENCE_SIDE = 450
 REFERENCE_SCALES = (2 / 3, 5 / 6, 1.0, 7 / 6, 4 / 3)
 REFERENCE_LONGEST = 1000  # pixels of the long side, before both sides are rounded up
+
+# Flags whose settings tell a run's network and classes.
+OF_RUN = ("arch_encoder", "arch_decoder", "fc_dim", "num_class", "list_class")
+
+
+def run_settings(ckpt: str, run_id: str, suffix: str) -> argparse.Namespace:
+    """What loading a run's network takes, without any flag.
+
+    Args:
+        ckpt, run_id: as --ckpt and --id have them.
+        suffix: of its weights.
+
+    Raises:
+        UserError, ModelError: there is no such run, or it cannot be downloaded.
+    """
+    ckpt, run_id = locate(ckpt, run_id)
+    args = argparse.Namespace(ckpt=ckpt, id=run_id, suffix=suffix, **dict.fromkeys(OF_RUN))
+    fill_from_run(args, find_run(ckpt, run_id, suffix))
+    return args
 
 
 def load_network(args: argparse.Namespace, device: torch.device) -> SegmentationModel:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from common.classes import ADE20K
 from common.data_file import read_data
-from common.runs import find_run, locate
+from common.names import locate
 from utils import UserError
 
 MIN_SIDE = 32  # pixels; below that the features of a picture shrink to less than 2 x 2
@@ -58,9 +58,6 @@ def side_or_all(text: str) -> int:
 
 
 positive = within(int, 1, 2**31)
-
-# Flags whose settings a run's network and classes have.
-OF_RUN = ("arch_encoder", "arch_decoder", "fc_dim", "num_class", "list_class")
 
 SHARED: dict[str, dict[str, Any]] = {
     "id": dict(
@@ -211,22 +208,6 @@ class Parser(argparse.ArgumentParser):
                 message += f"; did you mean {nearest[0]}?"
         line = UserError(f"{message} (--help lists all flags)")
         self.exit(2, f"{self.prog}: error: {line}\n")
-
-
-def run_settings(ckpt: str, run_id: str, suffix: str) -> argparse.Namespace:
-    """What loading a run's network takes, without any flag.
-
-    Args:
-        ckpt, run_id: as --ckpt and --id have them.
-        suffix: of its weights.
-
-    Raises:
-        UserError, ModelError: there is no such run, or it cannot be downloaded.
-    """
-    ckpt, run_id = locate(ckpt, run_id)
-    args = argparse.Namespace(ckpt=ckpt, id=run_id, suffix=suffix, **dict.fromkeys(OF_RUN))
-    fill_from_run(args, find_run(ckpt, run_id, suffix))
-    return args
 
 
 def fill_from_run(args: argparse.Namespace, config: dict) -> None:

@@ -15,9 +15,8 @@ from common.files import identity, png, saved_file, write_atomically
 from common.images import read_picture
 from common.published import PUBLISHED
 from common.runs import is_run, run_folder, runs, weights_files
-from inference import load_network, predict
+from inference import load_network, predict, run_settings
 from models import SegmentationModel
-from options import run_settings
 from utils import result_names
 from visualize.panels import (
     class_shares,

@@ -1,29 +1,14 @@
 """Runs that others share on huggingface.co, as `export.py --format safetensors` writes them."""
 
-import re
 import shutil
 from pathlib import Path
 
 from common.files import check_writable, is_filled, made_aside
+from common.names import HUB_FOLDERS, HUB_PREFIX
 from utils import UserError
 
-PREFIX = "hf:"  # of --id
-FOLDERS = "hf--"  # what the names of their folders begin with
-ADDRESS = re.compile(r"[\w.-]+/[\w.-]+")
 # Nothing in these can be run. A page and scores are for people.
 FILES = ("config.json", "classes.csv", "*.safetensors", "scores.json", "README.md")
-
-
-def hub_name(run_id: str) -> str:
-    """The name as a run of what --id calls hf:OWNER/NAME.
-
-    Raises:
-        UserError: that is no address.
-    """
-    address = run_id.removeprefix(PREFIX)
-    if not ADDRESS.fullmatch(address):
-        raise UserError(f"--id {run_id!r:.80} should be hf:OWNER/NAME, as in the page's address")
-    return FOLDERS + address.replace("/", "--")
 
 
 def fetch_run(run_id: str, folder: Path) -> None:
@@ -36,12 +21,12 @@ def fetch_run(run_id: str, folder: Path) -> None:
     Raises:
         UserError: it cannot be had, or is no run.
     """
-    address = run_id.removeprefix(FOLDERS).replace("--", "/", 1)
+    address = run_id.removeprefix(HUB_FOLDERS).replace("--", "/", 1)
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError(
-            f"{PREFIX}{address} needs a package: pip install huggingface_hub"
+            f"{HUB_PREFIX}{address} needs a package: pip install huggingface_hub"
         ) from error
     check_writable("--ckpt", folder)
     if is_filled(folder):
@@ -51,10 +36,9 @@ def fetch_run(run_id: str, folder: Path) -> None:
             snapshot_download(address, allow_patterns=list(FILES), local_dir=aside)
         except Exception as error:  # the package has a dozen kinds of its own
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{PREFIX}{address} cannot be downloaded: {reason}") from error
+            raise UserError(f"{HUB_PREFIX}{address} cannot be downloaded: {reason}") from error
         shutil.rmtree(aside / ".cache", ignore_errors=True)  # the package's own notes
         if not list(aside.glob("encoder_*.safetensors")) or not (aside / "config.json").exists():
             raise UserError(
-                f"{PREFIX}{address} holds no run: export.py --format safetensors makes what can be "
-                "shared there"
+                f"{HUB_PREFIX}{address} holds no run, as export.py --format safetensors makes them"
             )

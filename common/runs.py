@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from common.files import read_together, saved_file, saved_names
-from common.hub import FOLDERS, PREFIX, fetch_run, hub_name
+from common.hub import fetch_run
+from common.names import HUB_FOLDERS
 from common.published import PUBLISHED, make_run
 from models.weights import BGR, SAFETENSORS
 from utils import UserError
@@ -17,26 +18,6 @@ MAX_ID_BYTES = 200  # leaves room for the names of results
 PARTS = ("encoder", "decoder")  # a network's two files of weights
 ENDINGS = (".pth", SAFETENSORS)
 CLASSES = "classes.csv"  # a run's own table: the one that it was trained with may move, or change
-
-
-def locate(ckpt: str, run_id: str) -> tuple[str, str]:
-    """The folder of runs and the name in it of what --id names.
-
-    Args:
-        ckpt: the folder of runs.
-        run_id: a name; the path of a run's folder anywhere; or hf:OWNER/NAME, which is a run in
-            `ckpt`, downloaded by `find_run`.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if run_id.startswith(PREFIX):
-        return ckpt, hub_name(run_id)
-    separators = os.sep + (os.altsep or "")
-    if any(separator in run_id for separator in separators) and os.path.isdir(run_id):
-        folder = Path(run_id).resolve()
-        return str(folder.parent), folder.name
-    return ckpt, run_id
 
 
 def run_folder(ckpt: str | Path, run_id: str) -> Path:
@@ -109,7 +90,7 @@ def find_run(ckpt: str | Path, run_id: str, suffix: str) -> dict:
     if not is_run(run_folder(ckpt, run_id)):
         if run_id in PUBLISHED:
             make_run(PUBLISHED[run_id], run_folder(ckpt, run_id))
-        elif run_id.startswith(FOLDERS):
+        elif run_id.startswith(HUB_FOLDERS):
             fetch_run(run_id, run_folder(ckpt, run_id))
     folder = existing_run(ckpt, run_id)
     for name in weights_files(folder, suffix):

@@ -162,6 +162,7 @@ def test_a_compiled_network_that_computes_something_else_is_refused(script, data
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.stress
 def test_a_compiled_network_trains(script, data):
     options = flags(id="compiled", num_epoch=1, compile=1)
     result = script("train.py", *TINY, *data.flags, *options)
