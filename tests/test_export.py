@@ -98,7 +98,7 @@ def test_eight_bits_are_scored_before_and_after(script: Script, run: list[str], 
 def test_a_file_that_labels_in_another_way_is_not_kept(
     script: Script, run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporting.graph.predict", lambda *args, **_: predict(*args, **_) + 1)
+    monkeypatch.setattr("exporting.engines.predict", lambda *args, **_: predict(*args, **_) + 1)
     result = script("export.py", *run, "--size", 64, 64)
     assert result.code == 2 and "labels 100.000% of the pixels in another way" in result.err
     assert not Path("export").exists()
