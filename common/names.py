@@ -16,16 +16,15 @@ def locate(ckpt: str, run_id: str) -> tuple[str, str]:
 
     Args:
         ckpt: the folder of runs.
-        run_id: a name; the path of a run's folder anywhere; or hf:OWNER/NAME, which is a run in
-            `ckpt`, downloaded by `find_run`.
+        run_id: a name; the path of a run's folder anywhere, with its `config.json`; or
+            hf:OWNER/NAME, which is a run in `ckpt`, downloaded by `find_run`.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it should be on a hub, and is no address.
     """
     if run_id.startswith(HUB_PREFIX):
         return ckpt, hub_name(run_id)
-    separators = os.sep + (os.altsep or "")
-    if any(separator in run_id for separator in separators) and os.path.isdir(run_id):
+    if Path(run_id).name != run_id and os.path.isfile(os.path.join(run_id, "config.json")):
         folder = Path(run_id).resolve()
         return str(folder.parent), folder.name
     return ckpt, run_id

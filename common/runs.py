@@ -28,7 +28,10 @@ def run_folder(ckpt: str | Path, run_id: str) -> Path:
     """
     plain = run_id.isprintable() and run_id not in (".", "..") and Path(run_id).name == run_id
     if not plain or not 0 < len(run_id.encode()) <= MAX_ID_BYTES or run_id.startswith("-"):
-        raise UserError(f"--id {run_id!r:.80} must be a plain and short name, without slashes")
+        raise UserError(
+            f"--id {run_id!r:.80} must be a plain and short name without slashes, or the folder of "
+            "a run, with its config.json"
+        )
     return Path(ckpt) / run_id
 
 
@@ -100,7 +103,8 @@ def find_run(ckpt: str | Path, run_id: str, suffix: str) -> dict:
             raise UserError(
                 f"--suffix {suffix}: there is no {folder / name}; complete pairs: {complete}"
             )
-    own = {"list_class": str(folder / CLASSES)} if (folder / CLASSES).exists() else {}
+    table = saved_file(folder, CLASSES)
+    own = {"list_class": str(table)} if table.exists() else {}
     return read_config(folder) | own
 
 

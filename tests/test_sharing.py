@@ -62,6 +62,9 @@ def test_a_shared_folder_is_a_run_anywhere_and_tells_of_no_path(
         "README.md", "classes.csv", "config.json", "decoder_best.safetensors",
         "encoder_best.safetensors", "panel.png", "scores.json",
     }  # fmt: skip
+    (tmp_path / "none").mkdir()
+    result = script("test.py", "--id", tmp_path / "none", *segment)
+    assert result.code == 2 and "or the folder of a run, with its config.json" in result.err
     weights = moved / "encoder_best.safetensors"
     options = flags(id="next", num_epoch=1, weights_encoder=weights)
     assert script("train.py", *TINY, *data.flags, *options).code == 0
