@@ -1,8 +1,9 @@
 """A network as an ONNX file: what it computes, what is said, and what is refused."""
 
-import argparse
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from common.runs import find_run
-from inference import load_network, predict
+from exporting.graph import traced
+from inference import load_network, load_plain_network, predict, run_settings
 from models import ModelBuilder, SegmentationModel
 from models.exported import ExportedNetwork
 from models.segmentation import random_pictures
-from options import fill_from_run
 
 from .conftest import ROOT, SMALL, Data, Result, flags, make_data
 
@@ -40,8 +40,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return flags(id="run", ckpt=folder / "ckpt")
 
 
+@pytest.fixture(scope="module")
+def program(run: list[str]) -> object:
+    """The graph of the run's network; to trace it takes most of a test's time."""
+    args = run_settings(run[-1], "run", "_best.pth")
+    args.amp, args.input, args.output, args.size = "off", "uint8", "labels", None
+    return traced(ExportedNetwork(load_plain_network(args, torch.device("cpu"))), args)
+
+
+@pytest.fixture
+def traced_once(program: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporting.graph.traced", lambda *_: program)
+
+
 def test_the_file_labels_pictures_of_any_size_as_the_network_does(
-    script: Script, run: list[str], data: Data, monkeypatch: pytest.MonkeyPatch
+    script: Script,
+    run: list[str],
+    data: Data,
+    traced_once: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = script("export.py", *run)
     assert result.code == 0, result.err
@@ -49,11 +66,8 @@ def test_the_file_labels_pictures_of_any_size_as_the_network_does(
     session = onnxruntime.InferenceSession("export/run/model.onnx")
     found = session.get_modelmeta().custom_metadata_map
     assert len(json.loads(found["classes"])) == len(json.loads(found["colours"])) == 4
-    names = ("arch_encoder", "arch_decoder", "fc_dim", "num_class")
-    args = argparse.Namespace(
-        id="run", ckpt=run[-1], suffix="_best.pth", amp="off", **dict.fromkeys(names)
-    )
-    fill_from_run(args, find_run(args.ckpt, args.id, args.suffix))
+    args = run_settings(run[-1], "run", "_best.pth")
+    args.amp = "off"
     network = load_network(args, torch.device("cpu"))
     for size in ((61, 90), (40, 33)):
         pictures = np.random.default_rng(0).integers(256, size=(2, *size, 3), dtype=np.uint8)
@@ -61,17 +75,40 @@ def test_the_file_labels_pictures_of_any_size_as_the_network_does(
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         expected = predict(network, images, size, scales=(1.0,)).numpy()
         assert labels.dtype == np.uint8 and (labels == expected).mean() > 0.999
-    check_client_of_document(monkeypatch, data)
+    check_client_in_python(monkeypatch, data)
+    if importlib.util.find_spec("openvino") and shutil.which("g++"):
+        check_client_in_cpp(data)
 
 
-def check_client_of_document(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
-    """It labels a picture with the file, and knows the names of the classes."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+def of_document(language: str) -> str:
+    """The program of the document in a language."""
+    text = (ROOT / "docs/deploy.md").read_text()
+    code = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert code
+    return code[1]
+
+
+def check_client_in_python(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    """It labels a picture with the file, and knows the names of the classes."""
     picture = data.picture("val/0")
     monkeypatch.setattr(sys, "argv", ["client.py", "export/run/model.onnx", str(picture)])
-    exec(compile(code[1], "docs/deploy.md", "exec"), {})
+    exec(compile(of_document("python"), "docs/deploy.md", "exec"), {})
     assert Image.open("labels.png").size == Image.open(picture).size
+
+
+def check_client_in_cpp(data: Data) -> None:
+    """It gives a picture the very labels of the one in Python."""
+    Path("client.cpp").write_text(of_document("cpp"))
+    (folder,) = importlib.util.find_spec("openvino").submodule_search_locations
+    library = next(Path(folder, "libs").glob("libopenvino.so.*"))
+    build = ["g++", "-std=c++17", "client.cpp", f"-I{folder}/include", str(library)]
+    subprocess.run([*build, f"-Wl,-rpath,{library.parent}", "-o", "client"], check=True)
+    Image.open(data.picture("val/0")).save("picture.ppm")
+    files = ["export/run/model.onnx", "picture.ppm", "labels.pgm"]
+    subprocess.run(["./client", *files], check=True)
+    assert (np.asarray(Image.open("labels.pgm")) == np.asarray(Image.open("labels.png"))).all()
+    wrong = subprocess.run(["./client", files[0], "client.cpp", files[2]], capture_output=True)
+    assert wrong.returncode == 2 and b"client.cpp is no PPM" in wrong.stderr
 
 
 def test_one_size_half_precision_and_probabilities(script: Script, run: list[str]) -> None:
@@ -84,7 +121,9 @@ def test_one_size_half_precision_and_probabilities(script: Script, run: list[str
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-2)
 
 
-def test_eight_bits_are_scored_before_and_after(script: Script, run: list[str], data: Data) -> None:
+def test_eight_bits_are_scored_before_and_after(
+    script: Script, run: list[str], data: Data, traced_once: None
+) -> None:
     result = script("export.py", *run, "--int8", data.folder / "train.txt")
     assert result.code == 0, result.err
     score = (
