@@ -69,6 +69,9 @@ def read_classes(path: str, num_class: int) -> Classes:
         raise UserError(
             f"--list_class {path}: not a table of index,name,r,g,b ({error})"
         ) from error
+    if indices == list(range(1, len(indices) + 1)) and len(indices) != num_class:
+        count = f"{len(indices)} classes" if len(indices) < num_class else "more classes"
+        raise UserError(f"--list_class {path} has {count}, and --num_class is {num_class}")
     if indices != list(range(1, num_class + 1)):
         raise UserError(f"--list_class {path} does not list the classes 1…{num_class} in order")
     for name in names:

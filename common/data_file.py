@@ -27,9 +27,13 @@ def load_data(folder: str | Path) -> dict[str, Any]:
         if wrong or not lists or not all(isinstance(name, str) for name in lists.values()):
             raise ValueError(f"{wrong or 'lists'} is not what it should be")
     except FileNotFoundError as error:
-        raise UserError(
-            f"--data {folder}: there is no {path}; prepare.py SOURCE --data {folder} makes it"
-        ) from error
+        if Path(folder).is_dir() and any(Path(folder).iterdir()):
+            way_out = f"if it is a source: prepare.py {folder} --data NAME, then --data NAME"
+        else:
+            way_out = f"prepare.py SOURCE --data {folder} makes it"
+        raise UserError(f"--data {folder}: there is no {path}; {way_out}") from error
+    except NotADirectoryError as error:
+        raise UserError(f"--data {folder} is a file; give the folder of the data set") from error
     except OSError as error:
         raise UserError(f"--data {folder}: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -279,6 +279,18 @@ def class_hints(parts: Sequence[ListStatistics], classes: Classes) -> Iterator[s
                 f"{abbreviate(unused)}"
             )
     shares = parts[0].shares
+    untrained = [
+        name
+        for name, share, *others in zip(
+            classes.names, shares, *(part.shares for part in parts[1:]), strict=True
+        )
+        if not share and any(others)
+    ]
+    if untrained:
+        yield (
+            f"classes that are scored, but never trained on ({len(untrained)}): "
+            f"{abbreviate(untrained)}"
+        )
     rare = [i for i in np.argsort(shares, kind="stable") if 0 < shares[i] < RARE]
     if rare:
         names = abbreviate([f"{classes.names[i]} {100 * shares[i]:.2g}%" for i in rare])

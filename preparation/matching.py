@@ -309,5 +309,6 @@ def too_few(files: SourceFiles, found: Found) -> str:
     return (
         f"{files.root} has {len(found.pairs)} pairs of a picture and a label, and two are the "
         f"least; files: {there or 'none'}; {reasons + '; ' if reasons else ''}where labels are "
-        "called otherwise, tell how: --label_name '{stem}_mask.png'"
+        "called otherwise, tell how: --label_name '{stem}_mask.png'; where the others lie beside "
+        "this folder, give the one above both"
     )

@@ -70,7 +70,7 @@ class Meaning:
         self.rows = [row for row in rows if not row.is_unlabelled]
         left_out = sorted({row.name for row in rows if row.is_unlabelled})
         if left_out:
-            self.remarks.append(f"no classes, by their names: {abbreviate(left_out)}")
+            self.remarks.append(f"unlabelled, by their names: {abbreviate(left_out)}")
         if answers.num_class not in (None, len(self.rows)):
             self.questions.append(
                 f"--num_class {answers.num_class}, but {table.path} has {len(self.rows)} classes: "

@@ -11,11 +11,18 @@ from common.classes import ROOT
 from common.data_file import DATA_FILE, data_flags, load_data
 from preparation import annotations, matching
 from preparation.conversion import unique_names
-from preparation.files import SourceFiles
+from preparation.files import SourceFiles, split_in
 from preparation.matching import Found
 from preparation.splits import complete, use_lists
 from preparation.survey import Pair
-from preparation.tables import ClassRow, ClassTable, merged, parse_table, read_table
+from preparation.tables import (
+    ClassRow,
+    ClassTable,
+    merged,
+    parse_table,
+    read_table,
+    with_values_of,
+)
 from utils import UserError, abbreviate
 
 # What class tables are called where tools write them.
@@ -87,6 +94,10 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
         f"{what}, left out ({len(names)}): {abbreviate(names)}"
         for what, names in found.left_out.items()
     ]
+    if beside := splits_beside(root):
+        found.remarks.append(
+            f"beside {root} are {abbreviate(beside)}; the folder above has all splits"
+        )
     where = f"; classes: {table.path}" if table else ""
     remarks = [f"{root}: {found.form}: {len(found.pairs):,} pairs{where}"]
     names = unique_names([pair.picture for pair in found.pairs], prefix)
@@ -97,12 +108,23 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
     return Source(table, pairs, [*remarks, *left_out, *found.remarks])
 
 
+def splits_beside(root: Path) -> list[str]:
+    """The folders of other splits beside one that is called like a split."""
+    root = root.resolve()
+    if not split_in(root.name):
+        return []
+    folders = [path for path in root.parent.iterdir() if path != root and path.is_dir()]
+    return sorted(path.name for path in folders if split_in(path.name))
+
+
 def table_of(files: SourceFiles, found: Found, settings: SourceSettings) -> ClassTable | None:
     """The class table that was given, the source's own, or that of its labels' names.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or not one of these labels.
     """
+    if settings.table and found.table:
+        return with_values_of(found.table, settings.table)
     return (
         settings.table
         or found.table
@@ -165,7 +187,7 @@ def cityscapes(column: str) -> ClassTable:
         records = [record | {"value": record[column]} for record in csv.DictReader(file)]
     rows = merged(str(CITYSCAPES), enumerate(records, 2)).rows
     known = {row.value for row in rows}
-    rows += [ClassRow("ignored", value) for value in range(34) if value not in known]
+    rows += [ClassRow("void", value) for value in range(34) if value not in known]
     return ClassTable("Cityscapes' table", rows)
 
 

@@ -9,7 +9,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from common.classes import ADE20K_CLASSES, LONGEST_NAME, ROOT
 from common.images import MAX_VALUE
-from utils import UserError
+from utils import UserError, abbreviate
 
 Number = TypeVar("Number", int, np.ndarray)
 MOST_ROWS = MAX_VALUE + 1
@@ -75,12 +75,16 @@ class ClassTable:
         rows: the classes, each name once.
         counts_rows: whether values are called an index: from 1 to N they may be numbers of rows.
         of_source: whether it came with the labels, rather than from elsewhere.
+        of_outlines: whether labels are outlines: 0 is what none of them covers.
+        is_named: whether labels of outlines tell the names, rather than numbers.
     """
 
     path: str
     rows: list[ClassRow]
     counts_rows: bool = False
     of_source: bool = True
+    of_outlines: bool = False
+    is_named: bool = True
 
     @property
     def has_values(self) -> bool:
@@ -376,4 +380,43 @@ def enumerated(names: Sequence[str], path: str) -> tuple[dict[str, int], ClassTa
     own = [name for name in names if plain(name) == BACKGROUND]
     others = [name for name in names if name not in own]
     rows = [ClassRow(name, value) for value, name in enumerate([*(own or [BACKGROUND]), *others])]
-    return {row.name: row.value or 0 for row in rows}, ClassTable(path, rows)
+    table = ClassTable(path, rows, of_outlines=True)
+    return {row.name: row.value or 0 for row in rows}, table
+
+
+def with_values_of(own: ClassTable, given: ClassTable) -> ClassTable:
+    """A table that was given for outlines, with the values that their classes have.
+
+    Args:
+        own: the classes that the outlines name or number.
+        given: the classes that are wanted; values in it, or else the order of its rows, count where
+            outlines have numbers for names.
+
+    Raises:
+        UserError: outlines are of a class that it lacks.
+    """
+    spare = count(len(own.rows))
+    values: list[int] = []
+    for place, row in enumerate(row for row in given.rows if plain(row.name) != BACKGROUND):
+        if own.is_named:
+            alike = [r for r in own.rows if r.name == row.name] or [
+                r for r in own.rows if plain(r.name) == plain(row.name)
+            ]
+            known = alike[0].value if len(alike) == 1 else None
+        else:
+            number = row.value if given.has_values else place
+            known = None if number is None else number + 1
+            known = known if known in [r.value for r in own.rows] else None
+        values.append(next(spare) if known is None else known)
+    lacking = [row.name for row in own.rows[1:] if row.value not in values]
+    if lacking:
+        raise UserError(
+            f"the class table {given.path} lacks classes of the labels ({len(lacking)}): "
+            f"{abbreviate(lacking)}; add them"
+        )
+    ordered = iter(values)
+    rows = [
+        replace(row, value=0 if plain(row.name) == BACKGROUND else next(ordered))
+        for row in given.rows
+    ]
+    return replace(given, rows=rows, counts_rows=False, of_outlines=True)

@@ -13,6 +13,7 @@ from preparation.tables import ClassRow, ClassTable, plain
 from utils import abbreviate
 
 IGNORED = (255, MAX_VALUE)  # values that mean unlabelled by convention
+MOST_TOLD = 40  # classes that are listed with their values
 
 
 def decide_values(
@@ -123,9 +124,27 @@ def use_values(
     meaning.take_classes(table, answers, rows)
     meaning.classes = {row.value: -1 for row in table.rows if row.value is not None}
     meaning.classes |= {row.value: i for i, row in enumerate(meaning.rows) if row.value is not None}
+    if table.of_outlines:
+        say_uncovered(meaning, tallies, table)
     told = [f"{row.value} = {row.name}" for row in meaning.rows]
-    meaning.remarks.append(f"values by {table.path}: {abbreviate(told)}")
+    told = told if len(told) <= MOST_TOLD else [*told[:MOST_TOLD], "…"]
+    meaning.remarks.append(f"values by {table.path}: {', '.join(told)}")
     leave_out(meaning, tallies, values, table.path)
+
+
+def say_uncovered(meaning: Meaning, tallies: dict[int, Tally], table: ClassTable) -> None:
+    """Say what becomes of pixels that no outline covers: of the class background, or of none."""
+    pixels = tallies[0].pixels if 0 in tallies else 0
+    share = pixels / max(sum(tally.pixels for tally in tallies.values()), 1)
+    name = next((row.name for row in meaning.rows if row.value == 0), None)
+    if name is None:
+        meaning.remarks.append(f"pixels in no outline ({share:.1%}) are unlabelled")
+        meaning.classes[0] = -1
+    else:
+        meaning.remarks.append(
+            f"pixels in no outline ({share:.1%}) are the class {name}; "
+            "--background unlabelled leaves them out"
+        )
 
 
 def leave_out(
@@ -136,7 +155,7 @@ def leave_out(
     unlabelled = [value for value in unknown if value in (0, *IGNORED)]
     meaning.classes |= dict.fromkeys(unlabelled, -1)
     if unlabelled:
-        meaning.remarks.append(f"unlabelled, as of no class: the values {listed(unlabelled)}")
+        meaning.remarks.append(f"unlabelled, being of no class: {listed(unlabelled)}")
     if strange := sorted({*unknown} - {*unlabelled}):
         meaning.questions.append(
             f"values of no class in {path}: {abbreviate(named(tallies, strange))}; add them to a "
@@ -158,6 +177,13 @@ def use_order(
     far_apart = len(values) == num and values[-1] > num and values[:-1] != [*range(num - 1)]
     if far_apart or values == [0, 255]:
         in_order(meaning, values, table, answers)
+        return
+    beyond = [value for value in values if value > num and value not in IGNORED]
+    if len(beyond) > 1:
+        meaning.questions.append(
+            f"the labels hold the values {listed(values)}, and {table.path} has {num} classes: is "
+            "it the table of other labels?"
+        )
         return
     first = first_value(values, core, table, answers)
     if first is None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from preparation import matching
 from preparation.files import SourceFiles, size_of, split_of
@@ -36,6 +37,7 @@ def read_yolo(files: SourceFiles) -> Found | None:
             f"{files.root} has YOLO's boxes rather than outlines: segmentation needs those"
         )
     names = yolo_classes(files)
+    is_named = bool(names)
     without = sorted({*files.images} - {*pictures.values()})
     found = Found(f"YOLO's outlines, {len(pictures):,} files")
     if without:
@@ -44,7 +46,8 @@ def read_yolo(files: SourceFiles) -> Found | None:
         highest = max(class_of(numbers) for numbers in outlined)
         names = {i: f"class {i + 1}" for i in range(highest + 1)}
         found.remarks.append("no data.yaml or classes.txt: classes have numbers for names")
-    values, found.table = enumerated([*names.values()], "the names of its classes")
+    values, table = enumerated([*names.values()], "the names of its classes")
+    found.table = replace(table, is_named=is_named)
     splits = yolo_splits(files)
     for name, picture in pictures.items():
         outlines = []

@@ -90,6 +90,8 @@ def test_a_split_is_scored(mine, script):
     [
         (["--split", "dev"], "has no split dev, but train, val, test"),
         (["--data", "nowhere"], "prepare.py SOURCE --data nowhere"),
+        (["--data", "ckpt"], "if it is a source: prepare.py ckpt --data NAME"),
+        (["--data", "ckpt/run/config.json"], "config.json is a file; give the folder"),
     ],
 )
 def test_wrong_data_sets_and_splits_are_one_line(args, told, mine, script):

@@ -45,8 +45,8 @@ def test_a_matlab_palette_changes_the_colours_and_keeps_the_names(tmp_path, monk
         ("index,name,r,g,b\n1,a,0,0,x\n", "not a table"),
         ("index,name,r,g,b\n1,a,0,0,300\n", "not a table"),
         ("index,name,r,g,b\n2,a,0,0,0\n", "1…1 in order"),
-        ("index,name,r,g,b\n1,a,0,0,0\n2,b,1,1,1\n", "1…1 in order"),
-        ("", "1…1 in order"),
+        ("index,name,r,g,b\n1,a,0,0,0\n2,b,1,1,1\n", "more classes, and --num_class is 1"),
+        ("", "0 classes, and --num_class is 1"),
     ],
 )
 def test_a_table_of_another_kind_is_refused(text, complaint, tmp_path):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from preparation.sources import SourceSettings, read_source
+from preparation.tables import parse_table
 from utils import UserError
 
 from . import sources
@@ -168,3 +170,44 @@ def test_a_source_is_known_again_from_anywhere(tmp_path, monkeypatch):
     assert read_source(Path("s"), SourceSettings()).digest == first
     os.remove(tmp_path / "s/training/masks/0.png")
     assert read_source(Path("s"), SourceSettings()).digest != first
+
+
+@pytest.mark.parametrize(
+    "form", [sources.labelme, sources.coco, sources.yolo, sources.label_studio]
+)
+def test_a_table_is_matched_with_labels_by_names_whatever_its_order(form, script, tmp_path):
+    """Its rows say nothing of the numbers that classes get; without background, that is nothing."""
+    form(tmp_path / "source")
+    names = [*reversed(sources.NAMES[1:]), "unicorn"]
+    Path("table.txt").write_text("\n".join(name.upper() for name in names))
+    options = ("--data", "mine", "--workers", 0, "--list_class", "table.txt")
+    result = script("prepare.py", tmp_path / "source", *options)
+    assert result.code == 0, result.out + result.err
+    assert re.search(r"pixels in no outline \(\d+\.\d%\) are unlabelled", result.out)
+    table = Path("mine/classes.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in table] == [name.upper() for name in names]
+    labels = list(Path("mine/annotations").rglob("*.png"))
+    assert len(labels) == len(list(sources.numbered()))
+    for path in labels:
+        values, n = np.asarray(Image.open(path)), int(path.stem)
+        for truth, name in enumerate(sources.NAMES[1:], 1):
+            assert ((values == names.index(name) + 1) == (sources.label(n) == truth)).all()
+
+
+def test_a_table_without_a_class_of_the_labels_is_refused(script, tmp_path):
+    sources.labelme(tmp_path / "source")
+    Path("table.txt").write_text("\n".join(["sky", "car", "road"]))
+    options = ("--data", "mine", "--workers", 0, "--list_class", "table.txt")
+    result = script("prepare.py", tmp_path / "source", *options)
+    assert result.code == 1 and not Path("mine").exists()
+    assert "1. the class table table.txt lacks classes of the labels (1): tree" in result.out
+
+
+def test_numbers_of_yolo_without_names_are_those_of_a_tables_rows(tmp_path):
+    sources.yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    for text in ("a\nb\nc", "value,name\n2,c\n0,a\n1,b"):
+        table = read_source(tmp_path, SourceSettings(parse_table(text, "table"))).table
+        assert {row.name: row.value for row in table.rows} == {"a": 1, "b": 2, "c": 3}
+    with pytest.raises(UserError, match=r"lacks classes of the labels \(1\): class 3"):
+        read_source(tmp_path, SourceSettings(parse_table("a\nb", "table")))

@@ -218,6 +218,12 @@ def test_unused_and_rare_classes_are_hints(data, script):
 
 
 @pytest.mark.slow
+def test_a_class_that_training_lacks_and_validation_has_is_a_hint(data, script):
+    set_label(data, "val/0", 4, 100)
+    result = script("prepare.py", *options_of(data))
+    assert "classes that are scored, but never trained on (1): class 4" in result.out
+
+
 def test_pictures_twice_in_a_list_and_labels_without_classes_are_hints(sound, script):
     sound.picture("train/4").write_bytes(sound.picture("train/2").read_bytes())
     cv2.imwrite(str(sound.label("val/1")), np.zeros((64, 80), np.uint8))

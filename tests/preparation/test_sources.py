@@ -10,7 +10,7 @@ from PIL import Image
 from preparation.sources import SourceSettings, read_source
 from utils import UserError
 
-from .sources import NAMES, label, numbered, pairs, picture, save, table_of_names, write
+from .sources import NAMES, label, numbered, pairs, picture, roboflow, save, table_of_names, write
 
 
 @pytest.fixture
@@ -223,3 +223,15 @@ def test_a_prepared_data_set_is_a_source_whose_values_are_known(source, script):
         path = f"annotations/images/{n}.png"
         assert Path("two/annotations/images", path[12:]).exists()
         assert (np.asarray(Image.open(f"one/{path}")) == np.clip(label(n), 1, 2)).all()
+
+
+def test_one_split_of_a_source_is_told_of_the_others_beside_it(tmp_path):
+    root = tmp_path / "street"
+    roboflow(root)
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    one = next(name for name in folders if name.startswith("train"))
+    others = ", ".join(name for name in folders if name != one)
+    remarks = read_source(root / one, SourceSettings()).remarks
+    assert any(f"beside {root / one} are {others}" in remark for remark in remarks)
+    remarks = read_source(root, SourceSettings()).remarks
+    assert not any(remark.startswith("beside") for remark in remarks)
