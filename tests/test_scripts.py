@@ -79,7 +79,7 @@ def test_train_leaves_a_run_that_eval_and_test_understand(script, data, tmp_path
     kinds = ("latest", "best", "epoch_2")
     expected = {f"{part}_{kind}.pth" for part in ("encoder", "decoder") for kind in kinds}
     expected |= {"config.json", "history.csv", "loss.png", "accuracy.png", "training_latest.pth"}
-    expected |= {"train.log"}
+    expected |= {"train.log", "classes.csv"}
     assert {path.name for path in folder.iterdir()} == expected
     config = json.loads((folder / "config.json").read_text())
     assert config["weights_used"] == "none" and config["fc_dim"] == 512 and config["seed"] == 1234
