@@ -395,28 +395,31 @@ def with_values_of(own: ClassTable, given: ClassTable) -> ClassTable:
     Raises:
         UserError: outlines are of a class that it lacks.
     """
-    spare = count(len(own.rows))
-    values: list[int] = []
-    for place, row in enumerate(row for row in given.rows if plain(row.name) != BACKGROUND):
-        if own.is_named:
-            alike = [r for r in own.rows if r.name == row.name] or [
-                r for r in own.rows if plain(r.name) == plain(row.name)
-            ]
-            known = alike[0].value if len(alike) == 1 else None
-        else:
-            number = row.value if given.has_values else place
-            known = None if number is None else number + 1
-            known = known if known in [r.value for r in own.rows] else None
-        values.append(next(spare) if known is None else known)
-    lacking = [row.name for row in own.rows[1:] if row.value not in values]
+    places, spare = count(), count(len(own.rows))
+    rows = []
+    for row in given.rows:
+        value: int | None = 0
+        if plain(row.name) != BACKGROUND:
+            place = next(places)
+            if own.is_named:
+                value = value_of_name(own, row.name)
+            else:
+                number = row.value if given.has_values and row.value is not None else place
+                value = number + 1 if number + 1 < len(own.rows) else None
+            value = next(spare) if value is None else value
+        rows.append(replace(row, value=value))
+    values = [row.value for row in rows]
+    lacking = [row.name for row in own.rows if row.value and row.value not in values]
     if lacking:
         raise UserError(
             f"the class table {given.path} lacks classes of the labels ({len(lacking)}): "
             f"{abbreviate(lacking)}; add them"
         )
-    ordered = iter(values)
-    rows = [
-        replace(row, value=0 if plain(row.name) == BACKGROUND else next(ordered))
-        for row in given.rows
-    ]
     return replace(given, rows=rows, counts_rows=False, of_outlines=True)
+
+
+def value_of_name(table: ClassTable, name: str) -> int | None:
+    """The value of the class of a name, or of the only one that is called alike."""
+    same = [row for row in table.rows if row.name == name]
+    alike = same or [row for row in table.rows if plain(row.name) == plain(name)]
+    return alike[0].value if len(alike) == 1 else None
