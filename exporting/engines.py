@@ -31,9 +31,8 @@ Engine = Callable[[dict[str, np.ndarray]], np.ndarray]  # from inputs by name to
 logger = logging.getLogger(__name__)
 
 
-def engines(path: Path) -> dict[str, Engine]:
-    """What can run a file here, on the CPU, by name; onnxruntime is the first."""
-    session = open_session(path)
+def engines(path: Path, session: "onnxruntime.InferenceSession") -> dict[str, Engine]:
+    """What can run a file here, on the CPU, by name; onnxruntime's session of it is the first."""
     found: dict[str, Engine] = {"onnxruntime": lambda inputs: session.run(None, inputs)[0]}
     try:
         import openvino

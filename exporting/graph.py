@@ -52,21 +52,22 @@ def export_graph(args: argparse.Namespace, folder: Path) -> list[str]:
         program.save(str(partial))
         if args.half:
             make_half(partial)
-        found = engines(partial)
+        session = open_session(partial)
+        found = engines(partial, session)
         model = plain.freeze()
         report = compared(found, model, args, LEAST_OF_HALF if args.half else LEAST_AGREEMENT)
         if args.int8:
             before = score(found[MAIN], pictures, args)
             quantise(partial, calibration, args)
-            found = engines(partial)
+            session = open_session(partial)
+            found = engines(partial, session)
             after = score(found[MAIN], pictures, args)
             report = compared(found, model, args)
             report.append(
                 f"mean IoU on {len(pictures)} pictures of {args.list_val}: {before:.2%} in single "
                 f"precision, {after:.2%} in 8 bits"
             )
-    ends = described(open_session(path))
-    return [f"{path}: {path.stat().st_size / 1e6:.1f} MB; {ends}", *report]
+    return [f"{path}: {path.stat().st_size / 1e6:.1f} MB; {described(session)}", *report]
 
 
 def import_packages() -> None:
