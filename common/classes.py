@@ -1,6 +1,7 @@
 """Names and colours of the classes, from a table or generated, and label maps in these colours."""
 
 import csv
+import faulthandler
 import io
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -94,8 +95,8 @@ def class_table(classes: Classes) -> str:
 def read_palette(path: str, num_class: int) -> np.ndarray:
     """The colours (num_class+1 x 3, uint8, row 0 black) of a MATLAB file such as color150.mat."""
     try:
-        # A process of its own, because some damaged files crash SciPy.
-        with ProcessPoolExecutor(1) as pool:
+        # A process of its own, because some damaged files crash SciPy: that needs no report.
+        with ProcessPoolExecutor(1, initializer=faulthandler.disable) as pool:
             content = pool.submit(scipy.io.loadmat, path, variable_names=["colors"]).result()
         colours = np.asarray(content["colors"]).astype(np.float64, casting="same_kind")
     except Exception as error:  # SciPy has a dozen classes for what may be wrong with a file

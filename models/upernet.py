@@ -9,7 +9,7 @@ from .decoders import POOLS, PyramidDecoder
 from .interpolation import Extent, is_exporting, resample
 from .layers import PooledBatchNorm2d, conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, covered, region_means
-from .windows import spans
+from .windows import empty, spans
 
 TILE = 128  # positions of the finest level, on a side, computed at a time
 
@@ -58,17 +58,15 @@ class UPerNet(PyramidDecoder):
         # training, BatchNorm has to see all of it.
         if self.training or is_exporting():
             return self.finest(maps[0], x, pyramid, reached)
-        bands = [
-            torch.cat(
-                [
-                    self.tile(maps[0], x, pyramid, reached, (slice(*rows), slice(*columns)))
-                    for columns in spans(sizes[0][1], TILE, 1)
-                ],
-                dim=-1,
-            )
-            for rows in spans(sizes[0][0], TILE, 1)
-        ]
-        return torch.cat(bands, dim=-2)
+        logits: Tensor | None = None
+        for top, bottom in spans(sizes[0][0], TILE, 1):
+            for left, right in spans(sizes[0][1], TILE, 1):
+                tile = slice(top, bottom), slice(left, right)
+                part = self.tile(maps[0], x, pyramid, reached, tile)
+                logits = empty(part, *sizes[0]) if logits is None else logits
+                logits[..., tile[0], tile[1]] = part
+        assert logits is not None
+        return logits
 
     def finest(
         self,

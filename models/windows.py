@@ -7,7 +7,6 @@ the whole picture, and there is no seam.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -46,24 +45,31 @@ def encode_in_windows(
     """
     side, overlap, grid = windows
     overlap = -(-overlap // grid) * grid
-    bands: list[list[Tensor]] = []
-    for top, bottom in spans(images.shape[-2], side, grid):
-        parts: list[list[Tensor]] = []
-        for left, right in spans(images.shape[-1], side, grid):
+    height, width = images.shape[-2:]
+    whole: list[Tensor] = []
+    for top, bottom in spans(height, side, grid):
+        for left, right in spans(width, side, grid):
             y, x = max(0, top - overlap), max(0, left - overlap)
             maps = encode(images[..., y : bottom + overlap, x : right + overlap])
-            parts.append(
-                [
-                    features[
-                        ...,
-                        (top - y) // stride : -(-(bottom - y) // stride),
-                        (left - x) // stride : -(-(right - x) // stride),
-                    ]
-                    for features, stride in zip(maps, strides, strict=True)
+            # To put the windows together in the end would take twice the memory.
+            whole = whole or [
+                empty(features, -(-height // stride), -(-width // stride))
+                for features, stride in zip(maps, strides, strict=True)
+            ]
+            for features, stride, target in zip(maps, strides, whole, strict=True):
+                rows = slice(top // stride, -(-bottom // stride))
+                columns = slice(left // stride, -(-right // stride))
+                target[..., rows, columns] = features[
+                    ...,
+                    (top - y) // stride : -(-(bottom - y) // stride),
+                    (left - x) // stride : -(-(right - x) // stride),
                 ]
-            )
-        bands.append([torch.cat(columns, dim=-1) for columns in zip(*parts, strict=True)])
-    return [torch.cat(rows, dim=-2) for rows in zip(*bands, strict=True)]
+    return whole
+
+
+def empty(like: Tensor, height: int, width: int) -> Tensor:
+    """A map B x C x height x width, with the channels last in memory, to be filled."""
+    return like.new_empty((like.shape[0], height, width, like.shape[1])).permute(0, 3, 1, 2)
 
 
 def spans(length: int, side: int, stride: int) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,8 @@
 """A network as an ONNX file: what it computes, what is said, and what is refused."""
 
+import argparse
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -14,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from exporting.graph import traced
+from exporting.engines import compared, engines, open_session
+from exporting.graph import LEAST_AGREEMENT, traced
 from inference import load_network, load_plain_network, predict, run_settings
-from models import ModelBuilder, SegmentationModel
+from models import DECODERS, ENCODERS, ModelBuilder, SegmentationModel
 from models.exported import ExportedNetwork
 from models.segmentation import random_pictures
 
@@ -25,6 +28,17 @@ from .conftest import ROOT, SMALL, Data, Result, flags, make_data
 pytest.importorskip("onnxscript", reason="the exporter of torch needs it")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
+
+OF_TIMM = [  # one of each family
+    "timm:test_resnet@8",
+    "timm:test_convnext",
+    "timm:tf_efficientnet_lite0",
+    "timm:mobilenetv4_conv_small",
+    "timm:test_vit",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:eva02_tiny_patch14_224",
+    "timm:test_maxvit",
+]
 
 Script = Callable[..., Result]
 
@@ -175,3 +189,22 @@ def test_what_is_exported_labels_as_the_network_does(arch: str) -> None:
     labels = ExportedNetwork(model)(images.permute(0, 2, 3, 1))
     expected = predict(model, images, (75, 101), scales=(1.0,))
     assert (labels == expected).float().mean() > 0.999
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize(
+    ("arch_encoder", "arch_decoder"),
+    [*zip(ENCODERS, itertools.cycle(DECODERS)), *((arch, "upernet_lite") for arch in OF_TIMM)],
+)
+def test_networks_are_exported(arch_encoder: str, arch_decoder: str, tmp_path: Path) -> None:
+    """Each encoder, each decoder and each family of timm's, for pictures of any size."""
+    torch.manual_seed(0)
+    encoder = ModelBuilder.build_encoder(arch_encoder, weights="none")
+    decoder = ModelBuilder.build_decoder(arch_decoder, encoder.channels, num_class=5)
+    model = SegmentationModel(encoder, decoder).eval()
+    args = argparse.Namespace(arch_encoder=arch_encoder, arch_decoder=arch_decoder, half=0)
+    args.input, args.output, args.size = "uint8", "labels", None
+    path = tmp_path / "model.onnx"
+    traced(ExportedNetwork(model), args).save(str(path))
+    session = open_session(path)
+    compared(engines(path, session), model.freeze(), args, LEAST_AGREEMENT)
