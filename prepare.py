@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,10 @@ def main() -> None:
         origin = origin_of(args, sources)
     if not args.source or (folder / DATA_FILE).exists():
         content = load_data(folder)
-        if args.source and content.get("origin") != origin:
+        if args.source and (other := differences(content.get("origin", {}), origin)):
             raise UserError(
-                f"--data {folder} holds a data set of other sources or flags, or the source has "
-                "changed: choose another folder, or delete it"
+                f"--data {folder} holds a data set that was made otherwise ({'; '.join(other)}): "
+                "choose another folder, or delete it"
             )
         check(args, folder, content)
     else:
@@ -142,6 +142,22 @@ def origin_of(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, 
     }
 
 
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """What differs between two answers of `origin_of`, in words; the first may be empty."""
+    if not before:
+        return ["not by this script"]
+    other = [
+        f"--{name} {before.get(name)!r}, not {value!r}"
+        for name, value in now.items()
+        if name not in ("source", "digests") and before.get(name) != value
+    ]
+    if before["source"] != now["source"]:
+        other.insert(0, f"from {before['source']}")
+    elif not other and before["digests"] != now["digests"]:
+        other.append("the source has changed since")
+    return other
+
+
 def understand(args: argparse.Namespace, sources: Sequence[Source]) -> list[Part]:
     """The sources' pairs, and what their labels mean; the script ends where that must be asked."""
     answers = Answers(args.num_class, args.background, tuple(args.ignore), args.exif, args.yes)
@@ -163,10 +179,13 @@ def understand(args: argparse.Namespace, sources: Sequence[Source]) -> list[Part
         questions += meaning.questions
         parts.append(Part(source.pairs, meaning))
     classes = [[row.name for row in part.meaning.rows] for part in parts]
-    if not questions and any(names != classes[0] for names in classes):
+    if not questions and (others := [i for i, names in enumerate(classes) if names != classes[0]]):
+        pairs = (0, others[0]), (others[0], 0)
+        alone = {i: [name for name in classes[i] if name not in classes[j]] for i, j in pairs}
+        told = [f"{args.source[i]} alone has {abbreviate(n)}" for i, n in alone.items() if n]
         questions.append(
-            f"the sources have different classes, {abbreviate(classes[0])} and others: prepare "
-            "them one by one, or give one --list_class for all"
+            f"the sources have different classes ({'; '.join(told) or 'in another order'}): "
+            "prepare them one by one, or give one --list_class for all"
         )
     end_if(questions)
     return parts
@@ -237,7 +256,7 @@ def summary(lists: Sequence[ListStatistics], classes: Classes, unlabelled: int) 
             facts += [f"{what} {sides(sizes[i])}" for what, i in named.items()]
         if part.histogram.any():
             share = part.histogram[unlabelled] / part.histogram.sum()
-            facts.append(f"{share:.2%} of the pixels unlabelled (value {unlabelled})")
+            facts.append(f"{share:.2%} of the pixels unlabelled")
         yield ", ".join(facts)
     pictures = np.sum([part.occurrences[part.classes] for part in lists], axis=0)
     if pictures.any():

@@ -190,7 +190,7 @@ def test_labels_may_count_from_0(sound, script):
     assert result.code == 1 and "value 4 (" in result.out and "from 0 to 3" in result.out
     relabel(sound, lambda label: label - 1)
     result = script("prepare.py", *options_of(sound))
-    assert result.code == 0 and "unlabelled (value 255)" in result.out
+    assert result.code == 0 and "unlabelled" in result.out
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_sizes_and_shares_are_those_of_the_files(sound, script):
     names = (sound.folder / "train.txt").read_text().split()
     labels = [np.asarray(Image.open(sound.label(name[:-4]))) for name in names]
     values = np.concatenate([label.ravel() for label in labels])
-    assert f"{(values == 0).mean():.2%} of the pixels unlabelled (value 0)" in result.out
+    assert f"{(values == 0).mean():.2%} of the pixels unlabelled" in result.out
     rows = {
         line.split()[1]: line.split() for line in result.out.splitlines() if "   class " in line
     }

@@ -1,6 +1,7 @@
 """Which files are pictures, labels and lists, and which pictures are for what."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,37 @@ def test_one_split_of_a_source_is_told_of_the_others_beside_it(tmp_path):
     assert any(f"beside {root / one} are {others}" in remark for remark in remarks)
     remarks = read_source(root, SourceSettings()).remarks
     assert not any(remark.startswith("beside") for remark in remarks)
+
+
+def test_the_same_call_changes_nothing_and_another_one_is_refused(source, script):
+    flat(source)
+    flags = ("--data", "one", "--workers", 0, "--background", "class")
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+
+    assert script("prepare.py", source, *flags).code == 0
+    before = content()
+    assert script("prepare.py", source, *flags).code == 0
+    shutil.copytree(source, "other")
+    for others, told in [
+        ([source, *flags, "--seed", 7], "(--seed 1234, not 7)"),
+        (["other", *flags], f"(from ['{source}'])"),
+    ]:
+        result = script("prepare.py", *others)
+        assert result.code == 2 and told in result.err
+    (source / "images/0.jpg").unlink()
+    result = script("prepare.py", source, *flags)
+    assert result.code == 2 and "(the source has changed since)" in result.err
+    assert all(content().get(path, b"") == before[path] for path in content())
+
+
+def test_sources_of_different_classes_are_told_which(source, script):
+    flat(source)
+    shutil.copytree(source, "other")
+    for folder, name in ((source, "grass"), (Path("other"), "sand")):
+        (folder / "classes.txt").write_text("\n".join([name, *NAMES[1:]]))
+    flags = ("--data", "both", "--workers", 0, "--background", "class")
+    result = script("prepare.py", source, "other", *flags)
+    assert result.code == 1, result.err
+    assert f"({source} alone has grass; other alone has sand)" in result.out
