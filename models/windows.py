@@ -56,15 +56,18 @@ def encode_in_windows(
                 empty(features, -(-height // stride), -(-width // stride))
                 for features, stride in zip(maps, strides, strict=True)
             ]
+            sizes = []
             for features, stride, target in zip(maps, strides, whole, strict=True):
-                rows = slice(top // stride, -(-bottom // stride))
-                columns = slice(left // stride, -(-right // stride))
-                target[..., rows, columns] = features[
+                part = features[
                     ...,
                     (top - y) // stride : -(-(bottom - y) // stride),
                     (left - x) // stride : -(-(right - x) // stride),
                 ]
-    return whole
+                rows, columns = top // stride, left // stride
+                sizes.append((rows + part.shape[-2], columns + part.shape[-1]))
+                target[..., rows : sizes[-1][0], columns : sizes[-1][1]] = part
+    # Some encoders round sides down.
+    return [x[..., :rows, :columns] for x, (rows, columns) in zip(whole, sizes, strict=True)]
 
 
 def empty(like: Tensor, height: int, width: int) -> Tensor:
