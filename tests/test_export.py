@@ -29,6 +29,7 @@ pytest.importorskip("onnxscript", reason="the exporter of torch needs it")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
 
+OPENVINO = importlib.util.find_spec("openvino")
 OF_TIMM = [  # one of each family
     "timm:test_resnet@8",
     "timm:test_convnext",
@@ -62,6 +63,12 @@ def program(run: list[str]) -> object:
     return traced(ExportedNetwork(load_plain_network(args, torch.device("cpu"))), args)
 
 
+@pytest.fixture(autouse=True)
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads are for a process of its own: these tests share theirs with many others."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
 @pytest.fixture
 def traced_once(program: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporting.graph.traced", lambda *_: program)
@@ -90,8 +97,19 @@ def test_the_file_labels_pictures_of_any_size_as_the_network_does(
         expected = predict(network, images, size, scales=(1.0,)).numpy()
         assert labels.dtype == np.uint8 and (labels == expected).mean() > 0.999
     check_client_in_python(monkeypatch, data)
-    if importlib.util.find_spec("openvino") and shutil.which("g++"):
+    if OPENVINO and shutil.which("g++"):
         check_client_in_cpp(data)
+
+
+def test_openvino_is_compared_where_it_is_installed(run: list[str], tmp_path: Path) -> None:
+    if not OPENVINO:
+        pytest.skip("needs openvino")
+    options = ["--size", "64", "96", "--result", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "export.py"), *run, *options]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    agreement = re.search(r"(\S+)% of the labels are the network's, of .* in OpenVINO", out)
+    assert agreement and float(agreement[1]) > 99
+    assert re.search(r"\d ms in PyTorch, \d+ ms in onnxruntime, \d+ ms in OpenVINO", out)
 
 
 def of_document(language: str) -> str:
@@ -113,14 +131,17 @@ def check_client_in_python(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
 def check_client_in_cpp(data: Data) -> None:
     """It gives a picture the very labels of the one in Python."""
     Path("client.cpp").write_text(of_document("cpp"))
-    (folder,) = importlib.util.find_spec("openvino").submodule_search_locations
+    (folder,) = OPENVINO.submodule_search_locations
     library = next(Path(folder, "libs").glob("libopenvino.so.*"))
     build = ["g++", "-std=c++17", "client.cpp", f"-I{folder}/include", str(library)]
     subprocess.run([*build, f"-Wl,-rpath,{library.parent}", "-o", "client"], check=True)
     Image.open(data.picture("val/0")).save("picture.ppm")
     files = ["export/run/model.onnx", "picture.ppm", "labels.pgm"]
     subprocess.run(["./client", *files], check=True)
-    assert (np.asarray(Image.open("labels.pgm")) == np.asarray(Image.open("labels.png"))).all()
+    # OpenVINO may round to half precision.
+    assert (
+        np.asarray(Image.open("labels.pgm")) == np.asarray(Image.open("labels.png"))
+    ).mean() > 0.99
     wrong = subprocess.run(["./client", files[0], "client.cpp", files[2]], capture_output=True)
     assert wrong.returncode == 2 and b"client.cpp is no PPM" in wrong.stderr
 
@@ -206,5 +227,4 @@ def test_networks_are_exported(arch_encoder: str, arch_decoder: str, tmp_path: P
     args.input, args.output, args.size = "uint8", "labels", None
     path = tmp_path / "model.onnx"
     traced(ExportedNetwork(model), args).save(str(path))
-    session = open_session(path)
-    compared(engines(path, session), model.freeze(), args, LEAST_AGREEMENT)
+    compared(engines(path, open_session(path)), model.freeze(), args, LEAST_AGREEMENT)
