@@ -38,7 +38,6 @@ OF_TIMM = [  # one of each family
     "timm:test_vit",
     "timm:swin_tiny_patch4_window7_224",
     "timm:eva02_tiny_patch14_224",
-    "timm:test_maxvit",
 ]
 
 Script = Callable[..., Result]
@@ -107,8 +106,8 @@ def test_openvino_is_compared_where_it_is_installed(run: list[str], tmp_path: Pa
     options = ["--size", "64", "96", "--result", str(tmp_path)]
     command = [sys.executable, str(ROOT / "export.py"), *run, *options]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    agreement = re.search(r"(\S+)% of the labels are the network's, of .* in OpenVINO", out)
-    assert agreement and float(agreement[1]) > 99
+    agreement = re.search(r"(\S+)% of the labels are the network's, of .* in OpenVINO\n", out)
+    assert agreement and float(agreement[1]) >= 99.99
     assert re.search(r"\d ms in PyTorch, \d+ ms in onnxruntime, \d+ ms in OpenVINO", out)
 
 
