@@ -17,6 +17,7 @@ import torch
 
 from common.devices import select_amp
 from common.files import text, write_atomically
+from dataset import SegmentationDataset
 
 Job = Callable[[], object]
 Contender = Callable[[], Job]  # prepares a job; can be pickled, as a `functools.partial` can
@@ -166,6 +167,18 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def validation_pictures(config: dict, number: int = -1) -> SegmentationDataset:
+    """The validation pictures of a run of these settings, so many of them; -1 = all."""
+    return SegmentationDataset(
+        config["list_val"],
+        config["root_img"],
+        config["root_seg"],
+        config["num_class"],
+        number,
+        config.get("label_offset", 1),
+    )
 
 
 def markdown(tables: Tables) -> str:

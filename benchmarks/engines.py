@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Job, Row, Tables, compare, main
+from benchmarks.common import Job, Row, Tables, compare, main, validation_pictures
 from common.devices import select_amp
 from common.metrics import ConfusionMatrix
 from common.runs import find_run, run_folder, weights_files
-from dataset import SegmentationDataset
 from exporting.engines import as_input, engines, open_session, smooth_pictures
 from inference import load_network, predict, run_settings
 
@@ -79,21 +78,15 @@ def ways(ckpt: str, run_id: str, list_train: str, folder: Path) -> dict[str, tup
     return {name: (build, size / 1e6) for name, (build, size) in found.items()}
 
 
-def rows(ckpt: str, run_id: str, rounds: int) -> list[Row]:
+def rows(ckpt: str, run_id: str, config: dict, rounds: int) -> list[Row]:
     """What each engine takes, and what its labels are worth; labels are compared with the first's.
 
     Args:
         ckpt, run_id: the run.
+        config: its settings.
         rounds: counted turns of each engine.
     """
-    config = find_run(ckpt, run_id, SUFFIX)
-    pictures = SegmentationDataset(
-        config["list_val"],
-        config["root_img"],
-        config["root_seg"],
-        config["num_class"],
-        label_offset=config["label_offset"],
-    )
+    pictures = validation_pictures(config)
     items = [pictures[i] for i in range(len(pictures))]
     with tempfile.TemporaryDirectory() as folder:
         found = ways(ckpt, run_id, config["list_train"], Path(folder))
@@ -128,7 +121,7 @@ def tables(args: argparse.Namespace) -> Tables:
     for run_id in args.ids:
         config = find_run(args.ckpt, run_id, SUFFIX)
         title = f"{config['arch_encoder']} + {config['arch_decoder']}"
-        results[title] = rows(args.ckpt, run_id, args.rounds)
+        results[title] = rows(args.ckpt, run_id, config, args.rounds)
     return results
 
 

@@ -33,12 +33,12 @@ from benchmarks.common import (
     compare,
     main,
     measure,
+    validation_pictures,
 )
 from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from common.files import tensors, write_atomically
 from common.runs import PARTS, find_run, run_folder
-from dataset import SegmentationDataset
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder
@@ -157,14 +157,7 @@ def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
     """
     config = find_run(ckpt, run_id, "_best.pth")
     encoder_file, decoder_file = (run_folder(ckpt, run_id) / f"{part}_best.pth" for part in PARTS)
-    data = SegmentationDataset(
-        config["list_val"],
-        config["root_img"],
-        config["root_seg"],
-        config["num_class"],
-        pictures,
-        config.get("label_offset", 1),
-    )
+    data = validation_pictures(config, pictures)
 
     def load() -> tuple[Encoder, Decoder]:
         encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(encoder_file))

@@ -988,20 +988,14 @@ def test_what_is_no_bug_ends_with_one_line(error, code, message, script, monkeyp
 
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "test.py", "prepare.py"])
 def test_ctrl_c_while_modules_load_is_no_traceback(name):
-    """A process of its own sends the signal: after many tests, this one has died of it."""
-    code = (
-        "import json, signal, subprocess, sys\n"
-        "command = [sys.executable, '-X', 'importtime', sys.argv[1], '--help']\n"
-        "pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)\n"
-        "run = subprocess.Popen(command, **pipes)\n"
-        "next(line for line in run.stderr if line.rstrip().endswith('numpy.version'))\n"
-        "run.send_signal(signal.SIGINT)\n"
-        "print(json.dumps([*run.communicate(), run.returncode]))\n"
-    )
-    helper = [sys.executable, "-c", code, str(ROOT / name)]
-    done = subprocess.run(helper, check=True, capture_output=True, text=True)
-    out, err, ending = json.loads(done.stdout)
-    assert ending == -signal.SIGINT and not out and "Traceback" not in err
+    command = [sys.executable, "-X", "importtime", str(ROOT / name), "--help"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        next(line for line in run.stderr if line.rstrip().endswith("numpy.version"))
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate()
+    assert run.returncode == -signal.SIGINT and not out and "Traceback" not in err
 
 
 def test_a_bug_is_a_traceback(script, monkeypatch):
