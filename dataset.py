@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from common.augmentation import Augmentation, is_varied, jitter_colours, mix_classes
-from common.images import UnreadableError, read_label, read_picture
+from common.images import UnreadableError, read_label, read_picture, size_of_label
 from common.metrics import class_pixels
 from utils import UserError, abbreviate
 
@@ -115,6 +115,10 @@ class SegmentationDataset(Dataset):
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise UserError(f"{self.list_file} names {name}, which is no path within --root_img")
         return self.root_img / name, self.root_seg / f"{os.path.splitext(name)[0]}.png"
+
+    def by_size(self, indices: Sequence[int]) -> list[int]:
+        """The indices, those of pictures of one size together: kernels are chosen for each size."""
+        return sorted(indices, key=lambda index: size_of_label(self.paths(index)[1]))
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A picture H x W x 3 and its label H x W, as decoded."""

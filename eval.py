@@ -229,7 +229,7 @@ def score_share(
     confusion = ConfusionMatrix(args.num_class, world.device)
     collector = Collector(args.num_class)
     places = {name: place for place, name in enumerate(dataset.names)}
-    share = range(world.rank, len(dataset), world.size)
+    share = dataset.by_size(range(world.rank, len(dataset), world.size))
     pin = world.device.type == "cuda"
     loader = make_loader(dataset, args.workers, None, share, pin_memory=pin)
     done, told = 0, time.time()

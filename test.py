@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from common.classes import Classes, label_map, read_classes
-from common.devices import select_device
+from common.devices import leaves_cpu_free, select_device
 from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
-from common.loader import batch_by_size
+from common.loader import ahead, batch_by_size
 from common.runs import describe_runs, find_run
 from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
@@ -129,7 +129,7 @@ def segment_pictures(
     check_own("--result", [*own, *([folder / INDEX] if several and args.visualize else [])])
     unreadable: list[str] = []
     cards: list[Card] = []
-    for images, batch_paths, maps in segment(read_pictures(paths, unreadable), model, args):
+    for images, batch_paths, maps in segmented(read_pictures(paths, unreadable), model, args):
         for image, path, labels in zip(images, batch_paths, maps, strict=True):
             name, shares = results[relative[path]], class_shares(labels, args.num_class)
             write_atomically(folder / f"{name}{LABELS}", png(label_map(labels, args.num_class)))
@@ -174,7 +174,7 @@ def segment_video(
     items = ((torch.from_numpy(frame).permute(2, 0, 1), i) for i, frame in enumerate(frames))
     pixels, told = np.zeros(args.num_class), time.time()
     with write_video(target, frame_rate(video)) as write:
-        for images, numbers, maps in segment(items, model, args):
+        for images, numbers, maps in segmented(items, model, args):
             for image, number, labels in zip(images, numbers, maps, strict=True):
                 shares = class_shares(labels, args.num_class)
                 if args.visualize:
@@ -196,6 +196,15 @@ def segment_video(
     print(f"Segmented {frames.count} frames{results}", file=messages)
     if frames.lost:
         raise UserError(f"{path} is damaged: {frames.lost}")
+
+
+def segmented(
+    items: Iterable[tuple[Tensor, object]], model: SegmentationModel, args: argparse.Namespace
+) -> Iterator[tuple[tuple[Tensor, ...], tuple, np.ndarray]]:
+    """As `segment`; reading, the network and the use of its results overlap, if not on one CPU."""
+    if not leaves_cpu_free(model.mean.device):
+        return segment(items, model, args)
+    return ahead(segment(ahead(items), model, args))
 
 
 def segment(

@@ -23,7 +23,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
 
 import torch
-from torch import nn
 
 from common.augmentation import Augmentation
 from common.classes import read_classes
@@ -36,6 +35,7 @@ from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.cost import giga_macs
 from models.loss import CrossEntropy
+from models.sync_batchnorm import synchronise
 from training.class_weights import find_class_weights
 from training.options import parse_args
 from training.owner import own
@@ -51,7 +51,7 @@ from utils import UserError, run_script
 
 logger = logging.getLogger("train")
 
-SMALL_BATCH = 16  # pictures on a GPU; fewer make statistics that are too noisy for BatchNorm
+SMALL_BATCH = 16  # pictures of a process; fewer make statistics that are too noisy for BatchNorm
 
 
 def main() -> None:
@@ -182,8 +182,8 @@ def build_network(
         amp = select_amp(args.amp, world.device)
         network = SegmentationModel(encoder, decoder, amp, loss, args.deepsup_scale)
         network.to(world.device)
-        if world.size > 1 and wants_sync_bn(args, world.device):
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if world.size > 1 and wants_sync_bn(args):
+            synchronise(network)
     return network
 
 
@@ -213,15 +213,9 @@ def log_settings(
     )
 
 
-def wants_sync_bn(args: argparse.Namespace, device: torch.device) -> bool:
-    """Whether BatchNorm should take its statistics from the batches of all processes.
-
-    Raises:
-        UserError: it should, but cannot.
-    """
-    if args.sync_bn and device.type != "cuda":
-        raise UserError("--sync_bn 1: PyTorch synchronises BatchNorm between GPUs only")
-    small = device.type == "cuda" and args.batch_size_per_gpu < SMALL_BATCH
+def wants_sync_bn(args: argparse.Namespace) -> bool:
+    """Whether BatchNorm should take its statistics from the batches of all processes."""
+    small = args.batch_size_per_gpu < SMALL_BATCH
     return small if args.sync_bn is None else bool(args.sync_bn)
 
 

@@ -63,6 +63,11 @@ def select_amp(name: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+def leaves_cpu_free(device: torch.device) -> bool:
+    """Whether the CPU has nothing to do while this device computes."""
+    return device.type != "cpu"
+
+
 def describe_device(device: torch.device) -> str:
     """The device in words: a GPU's name, or a CPU's threads and kernels."""
     if device.type == "cuda":

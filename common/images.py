@@ -78,6 +78,17 @@ def read_label(path: str | Path, num_class: int, offset: int = 1) -> np.ndarray:
     return label
 
 
+def size_of_label(path: str | Path) -> tuple[int, int]:
+    """Width and height of a label by its header alone; (0, 0) where that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(24)
+    except OSError:
+        header = b""
+    is_png = len(header) == 24 and header.startswith(PNG_SIGNATURE)
+    return struct.unpack_from(">II", header, 16) if is_png else (0, 0)
+
+
 def unlabelled_value(num_class: int, offset: int) -> int:
     """The value of an unlabelled pixel in a file.
 

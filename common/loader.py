@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import cv2
 import torch
@@ -20,6 +21,8 @@ from utils import KNOWN_RUNTIME_ERRORS, STOP_SIGNALS, UserError, keep_freed_memo
 
 SHARED_MEMORY, LEAST_SHARED = "/dev/shm", 2**20  # bytes: queues and the smallest batches
 LONGEST_WAIT = 600  # seconds for a picture or batch, from a worker
+
+Item = TypeVar("Item")
 
 
 def make_loader(
@@ -114,6 +117,16 @@ def share(item: Any) -> Any:
 def together(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors as one with a dimension more; a single one is not copied out of its pinned memory."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; a thread gets the next one while the last one is in use."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(next, iterator, end)
+        while (item := future.result()) is not end:
+            future = thread.submit(next, iterator, end)
+            yield item  # type: ignore[misc]
 
 
 def batch_by_size(items: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:

@@ -26,6 +26,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "resnet50_dilated8": partial(ResNet, 50, output_stride=8, stem_dim=64),
     "resnet18": partial(ResNet, 18, output_stride=32, stem_dim=128),
     "resnet18dilated": partial(ResNet, 18, output_stride=8, stem_dim=128),
+    "resnet34": partial(ResNet, 34, output_stride=32, stem_dim=64),
     "resnet50": partial(ResNet, 50, output_stride=32, stem_dim=128),
     "resnet50dilated": partial(ResNet, 50, output_stride=8, stem_dim=128),
     "resnet101": partial(ResNet, 101, output_stride=32, stem_dim=128),

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,15 +84,27 @@ class Encoder(nn.Module, ABC):
         """The last map."""
         return self.maps(x, 1)[-1]
 
-    def compute(self, block: Block, x: Any) -> Any:
-        """A block's output; in training with `grad_checkpoint` it is computed twice."""
-        if self.grad_checkpoint and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False, context_fn=self.checkpoint_contexts)
-        return block(x)
+    def compute(self, block: Block, x: Any, module: nn.Module | None = None) -> Any:
+        """A block's output; in training with `grad_checkpoint` it is computed twice.
 
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """The contexts of a block's first and second computation."""
-        return nullcontext(), keep_statistics(self)
+        Args:
+            block: a module, or a function.
+            x: its input.
+            module: has all BatchNorm of the block; None = the block, or this encoder of a function.
+        """
+        if not (self.grad_checkpoint and torch.is_grad_enabled()):
+            return block(x)
+        if module is None:
+            module = block if isinstance(block, nn.Module) else self
+        contexts = partial(checkpoint_contexts, module)
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+def checkpoint_contexts(
+    module: nn.Module,
+) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and second computation."""
+    return nullcontext(), keep_statistics(module)
 
 
 @contextmanager
@@ -100,9 +113,7 @@ def keep_statistics(module: nn.Module) -> Iterator[None]:
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # no batch is counted
     try:
         yield
     finally:

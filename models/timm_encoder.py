@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import Block, Encoder
+from .encoder import Encoder
 from .initial_weights import INITIAL_WEIGHTS
 from .weights import TIMEOUT, DownloadError, ModelError, load_strictly, read_state
 
@@ -165,14 +165,14 @@ def multiples(n: int, step: int) -> int:
 
 
 @contextmanager
-def computed_by(compute: Callable[[Block, Any], Any], block: nn.Module) -> Iterator[None]:
+def computed_by(compute: Callable[..., Any], block: nn.Module) -> Iterator[None]:
     """A context in which a block's output is computed by `compute`, whoever calls the block."""
     forward = block.forward
 
     def computed(x: Any, *others: Any, **named: Any) -> Any:
         # The second computation gets the same list, whatever block and caller do with theirs: HRNet
         # puts outputs into it, and RDNet adds some.
-        return compute(lambda x: forward(copied(x), *others, **named), copied(x))
+        return compute(lambda x: forward(copied(x), *others, **named), copied(x), block)
 
     block.forward = computed  # type: ignore[method-assign]
     try:

@@ -45,6 +45,15 @@ def test_a_limit_takes_the_first(data):
     assert len(dataset(data, limit=-1)) == len(dataset(data, limit=99)) == 6
 
 
+def test_pictures_of_one_size_are_put_together(data):
+    for name, shape in (("train/1", (40, 64)), ("train/3", (64, 40)), ("train/4", (40, 64))):
+        cv2.imwrite(str(data.label(name)), np.ones(shape, np.uint8))
+    data.label("train/5").write_bytes(b"no PNG")
+    whole = dataset(data)
+    data.label("train/2").unlink()  # whoever reads it will tell
+    assert whole.by_size(range(6)) == [2, 5, 3, 1, 4, 0]
+
+
 AUGMENTED = {"cat_max_ratio": 0.5, "color_jitter": 1, "classmix": 0.5, "scale_max": 3}
 
 

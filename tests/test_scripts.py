@@ -695,6 +695,22 @@ def test_a_video_comes_back_with_as_many_frames_and_the_classes_over_them(script
 
 
 @pytest.mark.slow
+def test_reading_network_and_writing_overlap_beside_a_gpu(script, run, clip, data, monkeypatch):
+    """What is written, and what is told of unreadable pictures, stay the same."""
+    (data.folder / "images/train/1.jpg").write_text("no picture")
+    found = []
+    for result, free in (("apart", False), ("overlapping", True)):
+        monkeypatch.setattr("common.devices.leaves_cpu_free", lambda _, free=free: free)
+        outcomes = [
+            script("test.py", *flags(id="run", test_img=path, imgSize=32, result=result))
+            for path in (clip, data.folder / "images/train")
+        ]
+        files = {path.name: path.read_bytes() for path in Path(result).iterdir()}
+        found.append((files, [(o.code, o.out.replace(result, ""), o.err) for o in outcomes]))
+    assert found[0] == found[1] and len(found[0][0]) == 1 + 2 * 5 + 1
+
+
+@pytest.mark.slow
 def test_a_damaged_video_is_segmented_as_far_as_it_goes_and_told(script, run, clip):
     whole = clip.read_bytes()
     begin = whole.index(b"movi")

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from common.loader import batch_by_size, make_loader
+from common.loader import ahead, batch_by_size, make_loader
 from utils import STOP_SIGNALS, UserError
 
 from ..conftest import ROOT
@@ -71,6 +73,36 @@ def test_pictures_keep_the_memory_format_that_convolutions_want(data):
     images, _, _ = next(iter(make_loader(dataset(data), 0, batch_size=3)))
     assert images.shape == (3, 3, 64, 80)
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_next_item_is_got_while_one_is_in_use():
+    used = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        used.wait(60)  # the first is in use by now, and its user waits for this
+        got.set()
+        yield 1
+
+    got = threading.Event()
+    found = []
+    for item in ahead(items()):
+        used.set()
+        assert got.wait(60)
+        found.append(item)
+    assert found == [0, 1]
+
+
+def test_an_error_ahead_comes_after_the_items_before_it():
+    def items() -> Iterator[int]:
+        yield 0
+        raise UserError("damaged")
+
+    found = []
+    with pytest.raises(UserError, match="damaged"):
+        for item in ahead(items()):
+            found.append(item)
+    assert found == [0] and list(ahead([])) == [] and list(ahead([None])) == [None]
 
 
 def test_batches_hold_neighbours_of_one_size():
