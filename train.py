@@ -47,7 +47,7 @@ from training.startup_checks import (
     should_resume,
 )
 from training.trainer import Trainer, TrainingData
-from utils import UserError, run_script
+from utils import run_script
 
 logger = logging.getLogger("train")
 

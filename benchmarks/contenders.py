@@ -91,9 +91,10 @@ def compared(arch: tuple[str, str], peer: Callable[..., Job]) -> dict[str, Conte
 
     Args:
         arch: encoder and decoder of the pair.
-        peer: makes a job of a network's builder and the half precision that ours is run in.
+        peer: makes a job of a network's builder and the half precision that ours is run in, on
+            torch's default device.
     """
-    amp = select_amp("auto", torch.device("cpu"))
+    amp = select_amp("auto", torch.get_default_device())
     precision = ", in half precision" if amp else ""
     return {
         f"{title}{precision}": partial(peer, NETWORKS[title], amp)

@@ -3,13 +3,15 @@
     python -m benchmarks.gpu             # make gpu
 
 Checks come first: the head against double precision, the same bits twice, trainings in each
-precision, a resumed one, and one under torchrun. Then the head, steps and whole pictures are timed,
-and a step is profiled: launches, and the lines at which the CPU waited for the GPU. Without a GPU,
-or with --tiny 1, all is done in a small size: that shows that the command works, and measures
-nothing. Nothing is installed, and nothing stays behind.
+precision, a resumed one, one under torchrun, and one of two processes on the GPU. Then the head,
+steps and whole pictures are timed, and a step is profiled: launches, and the lines at which the CPU
+waited for the GPU. Without a GPU, or with --tiny 1, all is done in a small size: that shows that
+the command works, and measures nothing. Nothing is installed, and nothing stays behind.
 """
 
 import argparse
+import csv
+import math
 import os
 import signal
 import subprocess
@@ -28,8 +30,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import Row, Tables, main
+from benchmarks.common import Contender, Row, Tables, main
+from benchmarks.contenders import compared
 from benchmarks.head import interpolated_loss
+from benchmarks.step import Crops, classic, peer
 from common.devices import describe_device
 from common.runs import PARTS
 from inference import SCALES, predict
@@ -44,8 +48,10 @@ NETWORKS = (
     ("resnet50dilated", "ppm_deepsup"),
     ("resnet50", "upernet"),
     ("mobilenetv2dilated", "fpn"),
+    ("resnet34_dilated8", "psp_bilinear"),
 )
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+NEAR = 1e-3  # of losses; BatchNorm apart changes them by 4e-3, and TF32 makes them less exact
 CLOSE = 1e-5  # of the largest gradient, and of the loss, in single precision
 
 
@@ -71,7 +77,7 @@ class Size:
     networks: int
 
 
-FULL = Size(16, 384, 150, (512, 683), (4000, 6000), 20, 4)
+FULL = Size(16, 384, 150, (512, 683), (4000, 6000), 20, 5)
 TINY = Size(2, 64, 7, (60, 83), (96, 128), 1, 1)
 
 
@@ -153,7 +159,8 @@ def command(folder: Path, name: str, device: torch.device, *flags: str) -> list[
 
 def run(*arguments: str) -> str:
     """Run Python; returns the end of what it prints if it fails."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-300:]
 
 
@@ -178,6 +185,16 @@ def same_weights(folder: Path, first: str, second: str) -> str:
     return ""
 
 
+def same_losses(folder: Path, first: str, second: str) -> str:
+    """Whether two runs, whose sums are rounded differently, have the same losses nevertheless."""
+    losses = []
+    for run in (first, second):
+        with (folder / f"ckpt/{run}/history.csv").open() as file:
+            losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+    near = all(math.isclose(a, b, rel_tol=NEAR) for a, b in zip(*losses, strict=True))
+    return "" if near else f"losses of {losses[0]} and {losses[1]}"
+
+
 def trainings(device: torch.device) -> Iterator[tuple[str, str]]:
     """Trainings by what they show, and what is wrong."""
     with tempfile.TemporaryDirectory() as name:
@@ -190,8 +207,11 @@ def trainings(device: torch.device) -> Iterator[tuple[str, str]]:
         yield "train.py --amp off", run(*command(folder, "whole", device, *exact))
         wrong = cut_and_resumed(folder / "ckpt/cut", *command(folder, "cut", device, *exact))
         yield "cut and resumed, to the last bit", wrong or same_weights(folder, "whole", "cut")
-        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
-        yield "torchrun, one process", run(*torchrun, *command(folder, "torchrun", device))
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+        yield "torchrun, one process", run(*torchrun, "1", *command(folder, "torchrun", device))
+        shared = command(folder, "shared", device, *exact, "--batch_size_per_gpu", "2")
+        wrong = run(*torchrun, "2", "-m", "benchmarks.shared_gpu", *shared)
+        yield "two processes on one GPU, as one", wrong or same_losses(folder, "whole", "shared")
 
 
 def checks(device: torch.device, size: Size) -> Iterator[tuple[str, str]]:
@@ -284,19 +304,33 @@ def stepping(
     return job
 
 
+def others(arch: tuple[str, str], size: Size) -> dict[str, Contender]:
+    """Steps of the classic recipe and of other libraries, which one of ours is compared with."""
+    crops = Crops(size.batch, size.side, size.classes)
+    made = compared(arch, partial(peer, crops=crops))
+    if arch[1] in ("c1_bilinear", "psp_bilinear"):
+        made["classic recipe"] = partial(classic, *arch, crops)
+    return made
+
+
 def steps(device: torch.device, size: Size) -> list[Row]:
-    """Training steps."""
+    """Training steps, ours and others', the libraries' that are installed."""
     rows: list[Row] = []
     ways = ["--amp off"]
     if device.type == "cuda":
         ways += [f"--amp bf16{more}" for more in ("", " --grad_checkpoint 1", " --compile 1")]
     for arch in NETWORKS[: size.networks]:
-        for how in ways:
-            ms, gb = timed(stepping(arch, device, size, how), device, size.turns)
+        with torch.device(device):
+            contenders: dict[str, Contender] = others(arch, size)
+        contenders |= {how: partial(stepping, arch, device, size, how) for how in ways}
+        for how, contender in contenders.items():
+            with torch.device(device):
+                job = contender()
+            ms, gb = timed(job, device, size.turns)
             rows.append(
                 {
                     "network": " + ".join(arch),
-                    "flags": how,
+                    "step": how,
                     "ms": ms,
                     "pictures/s": 1e3 * size.batch / ms,
                     "peak GB": gb,

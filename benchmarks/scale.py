@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common import Row, Tables, main, measure, resident
 from benchmarks.loader import MAKE_SAMPLE, PICTURES
-from benchmarks.step import BATCH, build, ours
+from benchmarks.step import CROPS, build, ours
 from dataset import EpochSampler, read_list
 
 ARCH, DECODER = "resnet50_dilated8", "psp_bilinear"
@@ -31,11 +31,11 @@ LISTS = (20_000, 1_000_000, 10_000_000, 100_000_000)
 
 def tables(args: argparse.Namespace) -> Tables:
     """What many processes need, computed, and what long lists need, measured."""
-    milliseconds = BATCH / args.rate * 1e3 if args.rate else measure(ours(ARCH, DECODER))[0]
+    milliseconds = CROPS.number / args.rate * 1e3 if args.rate else measure(ours(ARCH, DECODER))[0]
     gradient = sum(4 * p.numel() for network in build(ARCH, DECODER) for p in network.parameters())
     size = bytes_of_a_picture()
     return {
-        f"{ARCH} + {DECODER} on paper: {milliseconds:,.0f} ms a step of {BATCH} pictures of "
+        f"{ARCH} + {DECODER} on paper: {milliseconds:,.0f} ms a step of {CROPS.number} pictures of "
         f"{size / 1e3:.0f} kB, gradients of {gradient / 1e6:.0f} MB": [
             processes(n, milliseconds / 1e3, gradient, size) for n in GPUS
         ],
@@ -52,7 +52,7 @@ def processes(n: int, seconds: float, gradient: float, size: float) -> Row:
         gradient: bytes of the gradients.
         size: bytes of a picture with its label.
     """
-    rate = n * BATCH / seconds
+    rate = n * CROPS.number / seconds
     ring = 2 * (n - 1) / n * gradient  # bytes that each sends, and receives, in a ring all-reduce
     return {
         "processes": str(n),
@@ -60,7 +60,7 @@ def processes(n: int, seconds: float, gradient: float, size: float) -> Row:
         "hours for 100 epochs of 20,210": 100 * 20_210 / rate / 3600,
         "MB a second that each sends": ring / seconds / 1e6,
         "MB of pictures a second, all": rate * size / 1e6,
-        "steps an epoch of 20,210": 20_210 / (n * BATCH),
+        "steps an epoch of 20,210": 20_210 / (n * CROPS.number),
     }
 
 

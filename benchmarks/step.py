@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +28,36 @@ from models.decoders import Decoder
 from models.encoder import Encoder
 from utils import keep_freed_memory
 
-CLASSES, SIDE, BATCH = 150, 384, 2
+
+class Crops(NamedTuple):
+    """What a step is about: so many square crops, their sides in pixels, and classes."""
+
+    number: int
+    side: int
+    classes: int
+
+    @property
+    def images(self) -> tuple[int, int, int, int]:
+        """The shape of the pictures."""
+        return self.number, 3, self.side, self.side
+
+
+CROPS = Crops(2, 384, 150)
 AUXILIARY = 0.4  # weight of an auxiliary loss
 GIGABYTES = (12, 24, 80)
 
 
-def classic(arch_encoder: str, arch_decoder: str) -> Job:
+def classic(arch_encoder: str, arch_decoder: str, crops: Crops = CROPS) -> Job:
     """The classic recipe."""
-    encoder, decoder = build(arch_encoder, arch_decoder)
+    encoder, decoder = build(arch_encoder, arch_decoder, crops.classes)
     for network in (encoder, decoder):
         classic_network(network)
-    images = torch.randn(BATCH, 3, SIDE, SIDE)
+    images = torch.randn(crops.images)
 
     def loss(labels: Tensor) -> Tensor:
         return classic_loss(classic_logits(encoder, decoder, images), labels)
 
-    return step(nn.ModuleList([encoder, decoder]), loss, fused=False)
+    return step(nn.ModuleList([encoder, decoder]), loss, crops, fused=False)
 
 
 def ours(
@@ -56,18 +71,19 @@ def ours(
     encoder, decoder = build(arch_encoder, arch_decoder)
     encoder.grad_checkpoint = grad_checkpoint
     model = SegmentationModel(encoder, decoder, amp)
-    images = torch.randint(256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = torch.randint(256, CROPS.images, dtype=torch.uint8)
     return step(model, lambda labels: model(images, labels.to(torch.uint8)))
 
 
-def peer(build_peer: Builder, amp: torch.dtype | None) -> Job:
+def peer(build_peer: Builder, amp: torch.dtype | None, crops: Crops = CROPS) -> Job:
     """The network of another library."""
-    model, forward = build_peer(CLASSES)
+    model, forward = build_peer(crops.classes)
+    device = torch.get_default_device().type
     model.to(memory_format=torch.channels_last)
-    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(crops.images).contiguous(memory_format=torch.channels_last)
 
     def loss(labels: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=amp) if amp else nullcontext():
+        with torch.autocast(device, dtype=amp) if amp else nullcontext():
             outputs = forward(images)
         main, *auxiliary = (
             nn.functional.cross_entropy(logits.float(), labels, ignore_index=-1)
@@ -75,22 +91,29 @@ def peer(build_peer: Builder, amp: torch.dtype | None) -> Job:
         )
         return sum((AUXILIARY * part for part in auxiliary), main)
 
-    return step(model, loss)
+    return step(model, loss, crops)
 
 
-def build(arch_encoder: str, arch_decoder: str) -> tuple[Encoder, Decoder]:
+def build(
+    arch_encoder: str, arch_decoder: str, num_class: int = CROPS.classes
+) -> tuple[Encoder, Decoder]:
     """An encoder and a decoder with random weights."""
     encoder = ModelBuilder.build_encoder(arch_encoder, weights="none")
-    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.channels, CLASSES)
+    return encoder, ModelBuilder.build_decoder(arch_decoder, encoder.channels, num_class)
 
 
-def step(model: nn.Module, loss: Callable[[Tensor], Tensor], fused: bool = True) -> Job:
-    """Loss, gradient and update of the weights; `loss` takes labels BATCH x SIDE x SIDE."""
+def step(
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    crops: Crops = CROPS,
+    fused: bool = True,
+) -> Job:
+    """Loss, gradient and update of the weights; `loss` takes labels of the crops."""
     model.train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=fused
     )
-    labels = torch.randint(CLASSES, (BATCH, SIDE, SIDE))
+    labels = torch.randint(crops.classes, (crops.number, crops.side, crops.side))
 
     def job() -> None:
         optimizer.zero_grad()
@@ -102,7 +125,7 @@ def step(model: nn.Module, loss: Callable[[Tensor], Tensor], fused: bool = True)
 
 def largest_batches() -> list[Row]:
     """How many pictures fit on a GPU, computed from what autograd keeps of a picture."""
-    full_size = CLASSES * SIDE * SIDE * 4
+    full_size = CROPS.classes * CROPS.side**2 * 4
     rows: list[Row] = []
     for arch in ENCODERS:
         with torch.device("meta"):
@@ -128,7 +151,7 @@ def largest_batches() -> list[Row]:
 def kept_bytes(encoder: Encoder, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes that a picture takes until the backward pass, without and with checkpointing."""
     encoder.to(dtype)
-    x = torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device="meta")
+    x = torch.empty(1, *CROPS.images[1:], dtype=dtype, device="meta")
     inputs, insides = [], []
     whole: dict[int, Tensor] = {}
     for block in chain(*encoder.stages()):

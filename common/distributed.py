@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from common.devices import select_device
 from utils import STOP_SIGNALS, UserError
 
+BACKENDS = {"cuda": "cpu:gloo,cuda:nccl"}  # by device; gloo for all others
 BARRIER_TIMEOUT = timedelta(seconds=5)  # to find out which rank does not answer
 EXPLAINED_EXITS = (2, *(128 + number for number in STOP_SIGNALS))  # codes of one-line endings
 # What torchrun tells each process in numbers, and what they are where it does not.
@@ -36,9 +37,11 @@ NUMBERS = {
     "LOCAL_RANK": "0",
     "LOCAL_WORLD_SIZE": "1",
 }
-# What the backends say when a process at the other end is gone or silent.
+# What the backends say when a process at the other end is gone or silent. Other errors of NCCL's,
+# such as a GPU without memory, have causes of their own.
 CONNECTION_LOST = re.compile(
-    "closed by peer|reset by peer|broken pipe|connection refused|timed out|timeout|nccl", re.I
+    "closed by peer|reset by peer|broken pipe|connection refused|timed out|timeout|ncclRemoteError",
+    re.I,
 )
 
 
@@ -66,7 +69,7 @@ class World:
         if int(os.environ["RANK"]):
             logging.disable(logging.WARNING)  # the main process logs for all
         self.device = select_device(local_device(device))
-        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        backend = BACKENDS.get(self.device.type, "gloo")
         wait = timedelta(seconds=timeout)
         store, self.rank, self.size = fresh_rendezvous(wait)
         dist.init_process_group(

@@ -5,6 +5,7 @@ To train with another loss, change `CrossEntropy`, which train.py gives to `Segm
 more memory: docs/training.md has an example.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, overload
 
@@ -302,10 +303,13 @@ def hard_pixels(log_p: Tensor, threshold: float) -> Tensor:
         log_p: the logarithm of the probability, inf of pixels that do not count.
         threshold: the probability.
     """
-    least = int((log_p < torch.inf).sum()) // LEAST_HARD
-    limit = log_p.new_tensor(threshold).log()
-    if least:
-        limit = limit.maximum(log_p.flatten().topk(least, largest=False, sorted=False)[0].max())
+    limit = log_p.new_full((1,), math.log(threshold))
+    if most := log_p.numel() // LEAST_HARD:
+        # How many are asked for stays on the device: a GPU is not waited for.
+        least = (log_p < torch.inf).sum() // LEAST_HARD
+        hardest = log_p.flatten().topk(most, largest=False)[0]
+        last = hardest.gather(0, (least - 1).clamp(min=0)[None])
+        limit = limit.maximum(last.where(least > 0, -torch.inf))
     return ~(log_p > limit)  # what is not a number is not hidden
 
 

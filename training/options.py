@@ -235,7 +235,7 @@ def make_parser(description: str) -> Parser:
         "--sync_bn",
         type=int,
         choices=(0, 1),
-        help="1 = BatchNorm over the batches of all processes (default: where each has less than 16)",
+        help="1 = BatchNorm over the batches of all processes (default: if each has less than 16)",
     )
     parser.add_argument("--seed", type=within(int, 0, 2**63), default=1234, help="random seed")
     parser.add_argument(

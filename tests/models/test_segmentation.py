@@ -4,12 +4,15 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from models import ModelBuilder, SegmentationModel
 from models.decoders import C1Bilinear
 from models.encoder import Encoder
 from models.loss import CrossEntropy, upsample_cross_entropy
+from models.upsample import average_upsampled_probabilities, upsample_argmax
 
 from ..conftest import ROOT
 from .conftest import fill
@@ -133,3 +136,41 @@ def test_a_compiled_network_computes_the_same_and_its_copies_are_not_compiled():
 def test_importing_the_network_does_not_import_the_compiler():
     code = "import models, sys; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+class SinglePrecision(TorchDispatchMode):
+    """A context in which the device gets nothing in double precision; it is torch's "meta"."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            assert not (isinstance(x, Tensor) and x.is_meta and x.dtype == torch.float64), func
+        return result
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        ("resnet34_dilated8", "psp_bilinear"),
+        ("resnet18dilated", "ppm_deepsup"),
+        ("hrnetv2", "c1"),
+        ("resnet18", "upernet"),
+        ("resnet18", "fpn"),
+    ],
+)
+def test_nothing_is_in_double_precision_which_some_gpus_lack_nor_waited_for(encoder, decoder):
+    """Apple's have none. A value that the CPU asks for is an error on the device "meta"."""
+    encoder = ModelBuilder.build_encoder(encoder, weights="none")
+    decoder = ModelBuilder.build_decoder(decoder, encoder.channels, num_class=7)
+    loss = CrossEntropy(torch.rand(7), label_smoothing=0.1, ohem_thresh=0.7)
+    model = SegmentationModel(encoder, decoder, loss=loss).to("meta")
+    images = torch.empty(2, 3, 64, 96, dtype=torch.uint8, device="meta")
+    labels = torch.empty(2, 64, 96, dtype=torch.uint8, device="meta")
+    with SinglePrecision():
+        model.train()(images, labels, count_correct=True)[0].backward()
+        model.eval()
+        with torch.inference_mode():
+            seen = images, images[..., :64]
+            logits, extents = [model(x) for x in seen], [model.extent(x) for x in seen]
+            upsample_argmax(logits[0], (60, 91), extents[0])
+            average_upsampled_probabilities(logits, (60, 91), extents, [False, True])

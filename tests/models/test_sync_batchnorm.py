@@ -110,6 +110,19 @@ def test_computing_twice_keeps_the_statistics(alone):
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+def test_a_gpu_is_not_waited_for(monkeypatch):
+    """A value that the CPU asks for is an error on the device "meta"."""
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(torch, "batch_norm_update_stats", lambda *_: (torch.empty(6),) * 2)
+    with torch.device("meta"):
+        norm = nn.Sequential(nn.BatchNorm2d(6))
+        synchronise(norm)
+        result = outcome(norm, torch.empty(5, 6, 7, 8), torch.empty(5, 6, 7, 8))
+    assert result["x"].shape == (5, 6, 7, 8)
+
+
 def test_an_unknown_batchnorm_is_refused():
     class Peculiar(nn.BatchNorm2d):
         pass

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.distributed import World
 from models import ModelBuilder
 from stress.crashes import outcome, same, worker
+from utils import UserError
 
 from ..conftest import ROOT, SMALL, TINY, Data, changed_training
 
@@ -70,30 +72,35 @@ def test_a_launcher_that_nohup_started_outlives_its_terminal(tmp_path):
     assert (tmp_path / "done0").exists() and (tmp_path / "done1").exists()
 
 
-def test_three_processes_train_the_network_that_one_trains(data, tmp_path):
-    """With BatchNorm frozen. The last step has two pictures: the third process has none."""
+@pytest.mark.parametrize(
+    ("processes", "fix_bn", "close"), [(3, 1, 1e-5), (2, 0, 1e-3)], ids=["frozen", "synchronised"]
+)
+def test_several_processes_train_the_network_that_one_trains(
+    processes, fix_bn, close, data, tmp_path
+):
+    """BatchNorm is frozen or synchronised. The last step has two pictures: a third process none."""
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet18dilated", weights="none")
     torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
     torch.save(ModelBuilder.build_decoder(num_class=4).state_dict(), tmp_path / "decoder.pth")
     outcomes = {}
-    for processes in (1, 3):
-        flags = ["--id", processes, *SMALL, *data.flags, "--num_epoch", "2", "--fix_bn", "1"]
+    for size in (1, processes):
+        flags = ["--id", size, *SMALL, *data.flags, "--num_epoch", "2", "--fix_bn", fix_bn]
         flags += ["--weights_encoder", tmp_path / "encoder.pth", "--lr_encoder", "0.1"]
         flags += ["--weights_decoder", tmp_path / "decoder.pth"]
-        flags += ["--batch_size_per_gpu", 6 // processes, "--class_weight", "median"]
-        result = run(tmp_path, processes, "train.py", *flags)
+        flags += ["--batch_size_per_gpu", 6 // size, "--class_weight", "median"]
+        result = run(tmp_path, size, "train.py", *flags)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("8 training and 7 validation pictures") == 1  # one speaks
         assert result.stdout.count("Counting the pixels of each class in 8 labels") == 1
         (data.folder / "train.txt.class_weight.csv").unlink()  # so that both count
-        outcomes[processes] = outcome(tmp_path / f"ckpt/{processes}")
+        outcomes[size] = outcome(tmp_path / f"ckpt/{size}")
     weights, history = outcomes[1]
     assert not torch.equal(weights["encoder_latest.pth"]["conv1.weight"], encoder.conv1.weight)
-    torch.testing.assert_close(outcomes[3][0], weights, rtol=1e-5, atol=1e-5)
-    for row, expected in zip(outcomes[3][1], history, strict=True):
+    torch.testing.assert_close(outcomes[processes][0], weights, rtol=close, atol=close)
+    for row, expected in zip(outcomes[processes][1], history, strict=True):
         for key in ("train_loss", "val_loss", "pixel_accuracy", "mean_iou"):
-            assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+            assert float(row[key]) == pytest.approx(float(expected[key]), rel=10 * close)
     assert len({path.read_text() for path in tmp_path.glob("ckpt/*/class_weight.csv")}) == 1
 
 
@@ -231,6 +238,26 @@ if os.environ["RANK"] == "1":
     )
     assert process.returncode != 0 and "ZeroDivisionError" in process.stderr
     assert re.search(r"Root Cause.*rank +: 1 ", process.stderr, re.S)
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[gloo/pair.cc:1] Connection closed by peer [10.0.0.1]:1", True),
+        ("NCCL error in: a.cpp:1\nncclRemoteError: A call failed possibly due to a network", True),
+        ("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)", True),
+        ("NCCL error in: a.cpp:1\nncclUnhandledCudaError: Cuda failure 2 'out of memory'", False),
+        ("NCCL error in: a.cpp:1\nncclInvalidUsage: Duplicate GPU detected: ranks 1, 0", False),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", False),
+    ],
+)
+def test_only_lost_connections_are_told_as_such(message, lost, monkeypatch):
+    monkeypatch.setattr(World, "find_missing_rank", lambda _: "rank 1 does not answer")
+    world = World("cpu")
+    world.size = 2
+    expected, words = (UserError, "rank 1 does not") if lost else (RuntimeError, message[-20:])
+    with pytest.raises(expected, match=re.escape(words)), world.explain_lost_connections():
+        raise RuntimeError(message)
 
 
 @pytest.mark.parametrize("silent", [0, pytest.param(1, marks=pytest.mark.stress)])

@@ -242,7 +242,8 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(script, data, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("given", "batch", "wanted"), [(None, 15, True), (None, 16, False), (0, 2, False), (1, 64, True)]
+    ("given", "batch", "wanted"),
+    [(None, 15, True), (None, 16, False), (0, 2, False), (1, 64, True)],
 )
 def test_batchnorm_is_synchronised_where_batches_are_small(given, batch, wanted):
     args = SimpleNamespace(sync_bn=given, batch_size_per_gpu=batch)
