@@ -189,11 +189,11 @@ NOT_LAYERS = r"(?!layer)"  # torchvision's ResNets have one 7x7 convolution for 
 
 # For each architecture, best first: the reference's own, then what fits as well.
 INITIAL_WEIGHTS = (
-    InitialWeights("places365", r"resnet34_.*", f"{REFERENCE}/resnet34-places365.pth"),
+    InitialWeights("places365", r"resnet34(_.*)?", f"{REFERENCE}/resnet34-places365.pth"),
     InitialWeights("places365", r"resnet50_.*", f"{REFERENCE}/resnet50-places365.pth"),
     InitialWeights(
         "imagenet",
-        r"resnet34_.*",
+        r"resnet34(_.*)?",
         f"{TORCHVISION}/resnet34-b627a593.pth",
         NOT_LAYERS,
         fills="layer",
