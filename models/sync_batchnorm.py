@@ -24,8 +24,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        running = self.running_mean, self.running_var
-        return Normalise.apply(x, self.weight, self.bias, *running, self.momentum, self.eps)
+        return Normalise.apply(x, self.weight, self.bias, self)
 
 
 class SyncBatchNormAct(SyncBatchNorm):
@@ -43,22 +42,13 @@ class Normalise(torch.autograd.Function):
     """Normalises by the mean and variance of all processes' batches (Ioffe and Szegedy, 2015)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
-        """B x C x h x w; the running statistics move by `momentum`."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """B x C x h x w; the running statistics of `norm` move by its momentum."""
         dim = x.shape[1]
         # A row of each process, so that one sum gathers them, whatever the backend is. With 0 as
         # its momentum, this operator only computes mean and variance.
         rows = weight.new_zeros(dist.get_world_size(), 2 * dim + 1)
-        own = torch.batch_norm_update_stats(x, running_mean, running_var, 0.0)
+        own = torch.batch_norm_update_stats(x, norm.running_mean, norm.running_var, 0.0)
         torch.cat([*own, weight.new_full((1,), x.numel() // dim)], out=rows[dist.get_rank()])
         dist.all_reduce(rows)
         means, variances, counts = rows.split([dim, dim, 1], dim=1)
@@ -66,11 +56,13 @@ class Normalise(torch.autograd.Function):
         share = counts / total
         mean = (share * means).sum(0)
         var = (share * (variances + (means - mean).square())).sum(0)
+        running_mean, running_var, momentum = norm.running_mean, norm.running_var, norm.momentum
+        assert running_mean is not None and running_var is not None and momentum is not None
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(var * (total / (total - 1)), momentum)
-        ctx.eps = eps
+        ctx.eps = norm.eps
         ctx.save_for_backward(x, weight, mean, var, total)
-        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+        return F.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -84,7 +76,7 @@ class Normalise(torch.autograd.Function):
         dist.all_reduce(sums)
         slope, offset = sums * (weight * (var + ctx.eps).rsqrt() / total)
         of_x -= F.batch_norm(x, mean, var, slope, offset, eps=ctx.eps)
-        return of_x, of_weight, of_bias, None, None, None, None
+        return of_x, of_weight, of_bias, None
 
 
 KINDS = {

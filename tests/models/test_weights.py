@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import pickle
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     def served(row: InitialWeights) -> InitialWeights:
         *_, name = row.url.split("/")
         if "_" in row.arch:  # an architecture of the first reference
-            name = f"{row.arch.split('_')[0]}-{row.source}.pth"
+            name = f"{re.match(r'[a-z]+[0-9]+', row.arch)[0]}-{row.source}.pth"
         return replace(row, url=f"{server.url}/{name}")
 
     monkeypatch.setattr(tables, "INITIAL_WEIGHTS", tuple(map(served, tables.INITIAL_WEIGHTS)))
