@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import Row, Tables, main
-from models import fused, loss, upsample
+from models import ModelBuilder, SegmentationModel, fused, loss, upsample
 from models.loss import upsample_cross_entropy
 from models.upsample import average_upsampled_probabilities, upsample_argmax
 
@@ -127,6 +128,34 @@ def launch_counts() -> list[Row]:
     return rows
 
 
+def step_launches() -> list[Row]:
+    """What the loss of 16 crops of 384 x 384 pixels and its gradients launch, the second time."""
+    rows: list[Row] = []
+    for arch, checkpoint in product(("resnet34_dilated8", "resnet50dilated"), (0, 1)):
+        with torch.device("meta"):
+            encoder = ModelBuilder.build_encoder(arch, weights="none")
+            decoder = ModelBuilder.build_decoder("c1_bilinear", encoder.channels)
+            model = SegmentationModel(encoder, decoder).train()
+            images = torch.empty(16, 3, 384, 384, dtype=torch.uint8)
+            labels = torch.empty(16, 384, 384, dtype=torch.uint8)
+        encoder.grad_checkpoint = bool(checkpoint)
+        with recorded() as launches:
+            model(images, labels).backward()
+            launches.clear()
+            with Counter() as counter:
+                model(images, labels).backward()
+            total = counter.launches + len(launches)
+        rows.append(
+            {
+                "encoder, with `c1_bilinear`": arch,
+                "flag": f"`--grad_checkpoint {checkpoint}`",
+                "launches": total,
+                "copies": counter.copies,
+            }
+        )
+    return rows
+
+
 def compiled() -> list[Row]:
     """Registers, spilled bytes and shared memory of every kernel that `JOBS` launch."""
     rows: list[Row] = []
@@ -172,8 +201,12 @@ def resources(kernel: ASTSource, capability: int, options: dict[str, Any]) -> Ro
 
 
 def tables(args: argparse.Namespace) -> Tables:
-    """Launches of the head, and its kernels as they are compiled."""
-    return {"Launches of the head on a GPU": launch_counts(), "Kernels, compiled": compiled()}
+    """Launches of the head and of steps, and the head's kernels as they are compiled."""
+    return {
+        "Launches of the head on a GPU": launch_counts(),
+        "Launches of a step on a GPU, without the optimiser's": step_launches(),
+        "Kernels, compiled": compiled(),
+    }
 
 
 if __name__ == "__main__":
