@@ -34,7 +34,7 @@ from common.classes import Classes, label_map, read_classes
 from common.devices import leaves_cpu_free, select_device
 from common.files import check_own, check_writable, is_own, png, write_atomically
 from common.images import FORMATS, read_picture
-from common.loader import ahead, batch_by_size
+from common.loader import ahead, batch_by_size, together
 from common.runs import describe_runs, find_run
 from inference import load_network, predict, scaled_size
 from models import ModelError, SegmentationModel
@@ -214,7 +214,7 @@ def segment(
     for batch in batch_by_size(items, args.batch_size):
         images, keys = zip(*batch, strict=True)
         size = scaled_size(images[0].shape[-2:], args.segSize)
-        maps = predict(model, torch.stack(images), size, args.imgSize, args.scales, args.flip)
+        maps = predict(model, together(images), size, args.imgSize, args.scales, args.flip)
         yield images, keys, maps.cpu().numpy()
 
 
