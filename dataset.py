@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from common.augmentation import Augmentation, is_varied, jitter_colours, mix_classes
-from common.images import UnreadableError, read_label, read_picture, size_of_label
+from common.images import UnreadableError, read_label, read_picture, size_of_png
 from common.metrics import class_pixels
 from utils import UserError, abbreviate
 
@@ -117,8 +117,11 @@ class SegmentationDataset(Dataset):
         return self.root_img / name, self.root_seg / f"{os.path.splitext(name)[0]}.png"
 
     def by_size(self, indices: Sequence[int]) -> list[int]:
-        """The indices, those of pictures of one size together: kernels are chosen for each size."""
-        return sorted(indices, key=lambda index: size_of_label(self.paths(index)[1]))
+        """The indices, those of pictures of one size together: kernels are chosen for each size.
+
+        Large ones come first: where memory is short, that shows at once.
+        """
+        return sorted(indices, key=lambda i: size_of_png(self.paths(i)[1]), reverse=True)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A picture H x W x 3 and its label H x W, as decoded."""

@@ -157,15 +157,16 @@ def label(
         UserError: the network's output is not finite.
     """
     logits, extents, mirrored = [], [], []
-    for scaled in versions:
-        for is_mirrored in (False, True) if flip else (False,):
-            logits.append(model(scaled.flip(-1) if is_mirrored else scaled))
-            extents.append(model.extent(scaled))
-            mirrored.append(is_mirrored)
-    check_finite(*logits)
-    if len(logits) == 1:
-        return upsample_argmax(logits[0], size, extents[0])
-    labels, _ = average_upsampled_probabilities(logits, size, extents, mirrored)
+    with torch.cuda.device_of(model.mean):  # any thread may call this, and each has its current GPU
+        for scaled in versions:
+            for is_mirrored in (False, True) if flip else (False,):
+                logits.append(model(scaled.flip(-1) if is_mirrored else scaled))
+                extents.append(model.extent(scaled))
+                mirrored.append(is_mirrored)
+        check_finite(*logits)
+        if len(logits) == 1:
+            return upsample_argmax(logits[0], size, extents[0])
+        labels, _ = average_upsampled_probabilities(logits, size, extents, mirrored)
     return labels
 
 

@@ -201,7 +201,7 @@ def segment_video(
 def segmented(
     items: Iterable[tuple[Tensor, object]], model: SegmentationModel, args: argparse.Namespace
 ) -> Iterator[tuple[tuple[Tensor, ...], tuple, np.ndarray]]:
-    """As `segment`; reading, the network and the use of its results overlap, if not on one CPU."""
+    """As `segment`; beside a GPU, reading, the network and the use of its results overlap."""
     if not leaves_cpu_free(model.mean.device):
         return segment(items, model, args)
     return ahead(segment(ahead(items), model, args))

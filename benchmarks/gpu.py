@@ -204,14 +204,17 @@ def trainings(device: torch.device) -> Iterator[tuple[str, str]]:
         for amp in ("bf16", "fp16") if device.type == "cuda" else ():
             yield f"train.py --amp {amp}", run(*command(folder, amp, device, "--amp", amp))
         exact = ("--deterministic", "1", "--amp", "off")
-        yield "train.py --amp off", run(*command(folder, "whole", device, *exact))
+        failed = run(*command(folder, "whole", device, *exact))
+        yield "train.py --amp off", failed
         wrong = cut_and_resumed(folder / "ckpt/cut", *command(folder, "cut", device, *exact))
-        yield "cut and resumed, to the last bit", wrong or same_weights(folder, "whole", "cut")
+        wrong = failed or wrong or same_weights(folder, "whole", "cut")
+        yield "cut and resumed, to the last bit", wrong
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
         yield "torchrun, one process", run(*torchrun, "1", *command(folder, "torchrun", device))
         shared = command(folder, "shared", device, *exact, "--batch_size_per_gpu", "2")
         wrong = run(*torchrun, "2", "-m", "benchmarks.shared_gpu", *shared)
-        yield "two processes on one GPU, as one", wrong or same_losses(folder, "whole", "shared")
+        wrong = failed or wrong or same_losses(folder, "whole", "shared")
+        yield "two processes on one GPU, as one", wrong
 
 
 def checks(device: torch.device, size: Size) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What the head asks of a GPU, found without one: launches, and the kernels' registers.
+"""What head and steps ask of a GPU, found without one: launches, and the kernels' registers.
 
     python -m benchmarks.kernels
 

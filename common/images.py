@@ -78,8 +78,8 @@ def read_label(path: str | Path, num_class: int, offset: int = 1) -> np.ndarray:
     return label
 
 
-def size_of_label(path: str | Path) -> tuple[int, int]:
-    """Width and height of a label by its header alone; (0, 0) where that cannot be read."""
+def size_of_png(path: str | Path) -> tuple[int, int]:
+    """Width and height of a PNG by its header alone; (0, 0) where that cannot be read."""
     try:
         with open(path, "rb") as file:
             header = file.read(24)

@@ -1,6 +1,6 @@
 """The loader: items of any data set from worker processes, in batches or one by one.
 
-Workers answer no signal but their parent's, and no wait for them is without an end.
+Workers answer no signal but their parent's, and no wait for a worker is without an end.
 """
 
 import multiprocessing

@@ -90,7 +90,8 @@ class Encoder(nn.Module, ABC):
         Args:
             block: a module, or a function.
             x: its input.
-            module: has all BatchNorm of the block; None = the block, or this encoder of a function.
+            module: has all BatchNorm of the block; by default the block itself, or this encoder if
+                it is a function.
         """
         if not (self.grad_checkpoint and torch.is_grad_enabled()):
             return block(x)

@@ -32,7 +32,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
     def served(row: InitialWeights) -> InitialWeights:
         *_, name = row.url.split("/")
-        if "_" in row.arch:  # an architecture of the first reference
+        if "_" in row.arch:  # a ResNet-34, or an architecture of the first reference
             name = f"{re.match(r'[a-z]+[0-9]+', row.arch)[0]}-{row.source}.pth"
         return replace(row, url=f"{server.url}/{name}")
 
