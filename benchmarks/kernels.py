@@ -11,7 +11,8 @@ import argparse
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -113,19 +114,31 @@ JOBS = {
 }
 
 
+def counted(
+    run: Callable[[], object], context: AbstractContextManager[list[Launch]]
+) -> dict[str, int]:
+    """What a job launches and copies at its second call, within a context that notes kernels."""
+    with context as launches:
+        run()
+        launches.clear()
+        with Counter() as counter:
+            run()
+        return {"launches": counter.launches + len(launches), "copies": counter.copies}
+
+
 def launch_counts() -> list[Row]:
     """How much each of `JOBS` launches and copies at its second call, in bands and fused."""
     rows: list[Row] = []
     for job, run in JOBS.items():
         for head, context in (("bands", nullcontext([])), ("fused", recorded())):
-            with context as launches:
-                run(torch.float32)
-                launches.clear()
-                with Counter() as counter:
-                    run(torch.float32)
-                total = counter.launches + len(launches)
-            rows.append({"job": job, "head": head, "launches": total, "copies": counter.copies})
+            counts = counted(partial(run, torch.float32), context)
+            rows.append({"job": job, "head": head, **counts})
     return rows
+
+
+def loss_and_gradients(model: SegmentationModel, images: Tensor, labels: Tensor) -> None:
+    """The loss of crops, and the gradients of all weights."""
+    model(images, labels).backward()
 
 
 def step_launches() -> list[Row]:
@@ -139,20 +152,9 @@ def step_launches() -> list[Row]:
             images = torch.empty(16, 3, 384, 384, dtype=torch.uint8)
             labels = torch.empty(16, 384, 384, dtype=torch.uint8)
         encoder.grad_checkpoint = bool(checkpoint)
-        with recorded() as launches:
-            model(images, labels).backward()
-            launches.clear()
-            with Counter() as counter:
-                model(images, labels).backward()
-            total = counter.launches + len(launches)
-        rows.append(
-            {
-                "encoder, with `c1_bilinear`": arch,
-                "flag": f"`--grad_checkpoint {checkpoint}`",
-                "launches": total,
-                "copies": counter.copies,
-            }
-        )
+        counts = counted(partial(loss_and_gradients, model, images, labels), recorded())
+        flag = f"`--grad_checkpoint {checkpoint}`"
+        rows.append({"encoder, with `c1_bilinear`": arch, "flag": flag, **counts})
     return rows
 
 

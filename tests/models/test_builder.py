@@ -8,6 +8,7 @@ from models.builder import MIN_MAPS
 from models.decoders import Decoder
 from models.encoder import Encoder
 
+from ..conftest import ROOT
 from .conftest import fill
 
 
@@ -35,6 +36,10 @@ def test_decoders_have_the_reference_state_dicts(reference_keys):
             assert shapes(ModelBuilder.build_decoder(arch, channels)) == expected
             seen.add(arch)
     assert seen == {*DECODERS} - {"fpn"}  # which no reference has
+
+
+def test_the_readme_counts_them():
+    assert f"of {len(ENCODERS)} and {len(DECODERS)} |" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
