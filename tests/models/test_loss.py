@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models import loss as losses
 from models import upsample as head
-from models.loss import CrossEntropy, sum_over_pixels, upsample_cross_entropy
+from models.loss import CrossEntropy, log_softmax, sum_over_pixels, upsample_cross_entropy
 from models.upsample import upsample
 
 from ..conftest import ROOT
@@ -132,3 +132,11 @@ def test_the_example_of_the_documents_is_the_dice_loss(logits, labels):
     dice = 2 * (p * one_hot).sum(0) / (p + one_hot).sum(0)
     assert correct == right
     assert_same_with_gradients(found, plain + 1 - dice.mean(), logits)
+
+
+@pytest.mark.parametrize("num_class", [2, 7, 8, 15, 16, 150])
+def test_log_softmax_of_few_and_many_classes_is_that_of_torch(num_class):
+    logits = torch.randn(3, 4, num_class, generator=torch.Generator().manual_seed(0))
+    logits[0] *= 1e4  # whose exponentials overflow
+    found = log_softmax(logits, out=torch.empty_like(logits))
+    torch.testing.assert_close(found, logits.log_softmax(-1))
