@@ -11,10 +11,9 @@ from functools import partial
 import torch
 
 from benchmarks.common import Job, Tables, compare, main
-from benchmarks.step import Crops, build, step
+from benchmarks.step import Crops, build, our_step
 from models import SegmentationModel
 from models.depthwise import speed_up_gradients
-from utils import keep_freed_memory
 
 CROPS = Crops(8, 256, 11)
 NETWORKS = [
@@ -26,13 +25,11 @@ NETWORKS = [
 
 def job(arch_encoder: str, arch_decoder: str, fast: bool) -> Job:
     """A step of a network, with torch's gradients or the fast ones."""
-    keep_freed_memory()
     encoder, decoder = build(arch_encoder, arch_decoder, CROPS.classes)
     model = SegmentationModel(encoder, decoder, torch.bfloat16)
     if fast:
         speed_up_gradients(model)
-    images = torch.randint(256, CROPS.images, dtype=torch.uint8)
-    return step(model, lambda labels: model(images, labels.to(torch.uint8)), CROPS)
+    return our_step(model, CROPS)
 
 
 def tables(args: argparse.Namespace) -> Tables:

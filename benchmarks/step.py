@@ -68,13 +68,18 @@ def ours(
     grad_checkpoint: bool = False,
 ) -> Job:
     """What train.py does with its defaults, or with --amp or --grad_checkpoint."""
-    keep_freed_memory()
     encoder, decoder = build(arch_encoder, arch_decoder)
     encoder.grad_checkpoint = grad_checkpoint
     model = SegmentationModel(encoder, decoder, amp)
     speed_up_gradients(model)
-    images = torch.randint(256, CROPS.images, dtype=torch.uint8)
-    return step(model, lambda labels: model(images, labels.to(torch.uint8)))
+    return our_step(model)
+
+
+def our_step(model: SegmentationModel, crops: Crops = CROPS) -> Job:
+    """A step of a network of ours, whose pictures and labels are bytes, as the loader has them."""
+    keep_freed_memory()
+    images = torch.randint(256, crops.images, dtype=torch.uint8)
+    return step(model, lambda labels: model(images, labels.to(torch.uint8)), crops)
 
 
 def peer(build_peer: Builder, amp: torch.dtype | None, crops: Crops = CROPS) -> Job:

@@ -1,8 +1,8 @@
 """Depthwise convolutions whose gradients are computed in single precision, on CPUs.
 
-PyTorch's library for CPUs has no fast gradients of them in half precision: with 5x5 kernels, or a
-stride of 2, they take 4 to 28 times as long as in single precision, and more than half of a step of
-EfficientNet-Lite0 (two cores with AVX512 and AMX). Outputs stay in half precision.
+PyTorch's library for CPUs has no fast gradients of them in half precision: those of 5x5 kernels, or
+at a stride of 2, take several times as long as in single precision. Outputs stay in half precision.
+`python -m benchmarks.depthwise` tells what that is worth.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Geometry(NamedTuple):
@@ -28,7 +30,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """As `nn.Conv2d`."""
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        if x.dtype == torch.float32 or not torch.is_grad_enabled():
+        if x.dtype not in HALF or not torch.is_grad_enabled():
             return super().forward(x)
         assert not isinstance(self.padding, str)
         geometry = Geometry(self.stride, self.padding, self.dilation)
@@ -36,17 +38,14 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2dSame(DepthwiseConv2d):
-    """The same of timm's `Conv2dSame`, which pads as TensorFlow does: what is odd goes last."""
+    """The same of timm's `Conv2dSame`, which pads as TensorFlow does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """B x C x ceil(H / stride) x ceil(W / stride) of B x C x H x W."""
-        sides: list[int] = []
-        for i in (1, 0):  # columns first, as `F.pad` has them
-            reach = self.dilation[i] * (self.kernel_size[i] - 1) + 1
-            rest = x.shape[2 + i] % self.stride[i] or self.stride[i]
-            padding = max(0, reach - rest)
-            sides += [padding // 2, padding - padding // 2]
-        return super().forward(F.pad(x, sides))
+        from timm.layers import pad_same  # an optional package, of which this layer was
+
+        kernel_size, stride, dilation = map(list, (self.kernel_size, self.stride, self.dilation))
+        return super().forward(pad_same(x, kernel_size, stride, dilation))
 
 
 class DepthwiseConvolution(torch.autograd.Function):
@@ -93,5 +92,5 @@ def speed_up_gradients(network: nn.Module) -> None:
         ):
             if type(module) is nn.Conv2d:
                 module.__class__ = DepthwiseConv2d
-            elif type(module).__name__ == "Conv2dSame":  # timm's, an optional package
+            elif type(module).__name__ == "Conv2dSame":
                 module.__class__ = DepthwiseConv2dSame

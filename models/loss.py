@@ -285,7 +285,7 @@ def log_softmax(logits: Tensor, out: Tensor) -> Tensor:
     """`torch.log_softmax` of logits … x C over the classes.
 
     That goes class by class where these do not fill a vector of the CPU. Then its definition, step
-    by step, takes a third of the time (11 classes, AVX512).
+    by step, is faster.
     """
     if logits.shape[-1] < LANES:
         return torch.sub(logits, logits.logsumexp(-1, keepdim=True), out=out)

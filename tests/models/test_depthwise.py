@@ -54,6 +54,15 @@ def test_outputs_stay_and_gradients_are_exact(kind, fast, options, kernel_size, 
         assert (value - true).norm() <= ROUNDING * true.norm()
 
 
+def test_double_precision_stays():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=8)).double()
+    network = copy.deepcopy(plain)
+    speed_up_gradients(network)
+    x = torch.randn(2, 8, 17, 20, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(outcome(network, x, None), outcome(plain, x, None))
+
+
 class Gradients(TorchDispatchMode):
     """A context that notes the types of depthwise convolutions' gradients."""
 
