@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_checks
 from benchmarks.classic import (
     classic_item,
     classic_logits,
@@ -104,7 +104,7 @@ def test_peers_start_from_the_weights_of_timms_backbone() -> None:
 @pytest.mark.slow
 def test_a_gpu_would_be_checked():
     """All checks of `make gpu` in a small size, on the CPU."""
-    found = dict(gpu.checks(torch.device("cpu"), gpu.TINY))
+    found = dict(gpu_checks.checks(torch.device("cpu"), gpu_checks.TINY))
     assert "two processes on one GPU, as one" in found and not any(found.values()), found
 
 
@@ -113,14 +113,15 @@ def test_a_gpu_would_be_measured():
     """All measurements of `make gpu` in a small size, on the CPU."""
     cpu = torch.device("cpu")
     for measure in (gpu.heads, gpu.steps, gpu.pictures, gpu.profiled):
-        assert "|" in markdown({"Table": measure(cpu, gpu.TINY)})
+        assert "|" in markdown({"Table": measure(cpu, gpu_checks.TINY)})
 
 
 def test_what_a_gpu_gets_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = gpu.upsample_cross_entropy
+    exact = gpu_checks.upsample_cross_entropy
 
     def wrong(logits: Tensor, *args: Any) -> Tensor:
         return exact(logits, *args) * (1 if logits.dtype == torch.float64 else 1.001)
 
-    monkeypatch.setattr(gpu, "upsample_cross_entropy", wrong)
-    assert "gradient off by 1.0e-03" in gpu.head_is_exact(torch.device("cpu"), gpu.TINY)
+    monkeypatch.setattr(gpu_checks, "upsample_cross_entropy", wrong)
+    wrong_by = gpu_checks.head_is_exact(torch.device("cpu"), gpu_checks.TINY)
+    assert "gradient off by 1.0e-03" in wrong_by
