@@ -6,7 +6,7 @@ from typing import Any
 from preparation.files import SourceFiles, split_of
 from preparation.labels import LEAST_NUMBERS, CodedMasks
 from preparation.matching import Found, FoundPair
-from preparation.tables import enumerated
+from preparation.outlines import enumerated
 from utils import UserError, abbreviate
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from preparation.files import SourceFiles, split_of
 from preparation.labels import BinaryFiles
 from preparation.matching import Found, FoundPair
-from preparation.tables import enumerated
+from preparation.outlines import enumerated
 from utils import UserError
 
 BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-")

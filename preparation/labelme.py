@@ -7,7 +7,7 @@ from common.images import MAX_VALUE
 from preparation.files import SourceFiles, size_of, split_of
 from preparation.labels import LEAST_NUMBERS, SHAPE_KINDS, Shape, Shapes
 from preparation.matching import Found, FoundPair
-from preparation.tables import enumerated
+from preparation.outlines import enumerated
 
 # Names for what is no class: none of a shape, and what is unlabelled.
 NONE, IGNORED = "_background_", "__ignore__"

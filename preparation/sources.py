@@ -13,16 +13,10 @@ from preparation import annotations, matching
 from preparation.conversion import unique_names
 from preparation.files import SourceFiles, split_in
 from preparation.matching import Found
+from preparation.outlines import with_values_of
 from preparation.splits import complete, use_lists
 from preparation.survey import Pair
-from preparation.tables import (
-    ClassRow,
-    ClassTable,
-    merged,
-    parse_table,
-    read_table,
-    with_values_of,
-)
+from preparation.tables import ClassRow, ClassTable, merged, parse_table, read_table
 from utils import UserError, abbreviate
 
 # What class tables are called where tools write them.

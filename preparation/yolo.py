@@ -8,7 +8,8 @@ from preparation import matching
 from preparation.files import SourceFiles, size_of, split_of
 from preparation.labels import Outlines
 from preparation.matching import Found, FoundPair
-from preparation.tables import enumerated, parse_table, read_yaml_names
+from preparation.outlines import enumerated
+from preparation.tables import parse_table, read_yaml_names
 from utils import UserError, abbreviate
 
 YOLO_LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}")

@@ -348,7 +348,7 @@ class Trainer:
             self.checkpoint.average.update(self.network)
         count_skipped(skipped, self.progress)
 
-    def weigh(self, chunk: list[tuple]) -> tuple[list[float], "StepSums"]:
+    def weigh(self, chunk: list[tuple]) -> tuple[list[float], StepSums]:
         """The weight of each of a step's batches in its loss, and sums over all processes.
 
         A batch's weight is the number of its labelled pixels, or the sum of their class weights.
