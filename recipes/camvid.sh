@@ -14,7 +14,7 @@ if [ -n "${2:-}" ]; then
     lists=ckpt/camvid-drives/$2 id=camvid-unseen-$2
 fi
 
-# Without dilation an encoder is fast; the pyramid has the fine map of stride 4, for thin things.
+# The pyramid has the encoder's map of stride 4, for thin things; no dilation is needed for them.
 python train.py --id "$id" --resume 1 --num_class 11 --list_class recipes/camvid.csv \
     --root_img "$data/images" --root_seg "$data/annotations" \
     --list_train "$lists/train.txt" --list_val "$lists/val.txt" \
