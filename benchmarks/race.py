@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -126,6 +126,17 @@ def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contend
         yield Contender(f"segmentation-models-pytorch, {NAMES[peer]}", peer, AS_IT_IS, initial)
 
 
+def best_factor(track: Track, racer: Contender, epochs: int, factors: list[float]) -> float:
+    """The factor of the learning rates with the best trial; a single one has no trial."""
+    if len(factors) == 1:
+        return factors[0]
+    trials = {}
+    for factor in factors:
+        run, _ = track.train(replace(racer, factor=factor), epochs, 0)
+        trials[factor] = track.score(run)
+    return max(trials, key=trials.__getitem__)
+
+
 def rows(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each run, number of minutes and contender."""
     tracks = [Track(run, args.ckpt) for run in args.id]
@@ -133,11 +144,8 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     epoch: dict[str, float] = {}  # minutes
     for racer in racers:
         _, epoch[racer.name] = tracks[0].train(racer, 1, 0)
-        trials = {}
-        for racer.factor in args.factors:
-            run, _ = tracks[0].train(racer, max(1, round(args.trial / epoch[racer.name])), 0)
-            trials[racer.factor] = tracks[0].score(run)
-        racer.factor = max(trials, key=trials.__getitem__)
+        epochs = max(1, round(args.trial / epoch[racer.name]))
+        racer.factor = best_factor(tracks[0], racer, epochs, args.factors)
     for track in tracks:
         for minutes, seeds in zip(args.minutes, args.seeds, strict=True):
             for racer in racers:
