@@ -48,7 +48,7 @@ from training.startup_checks import (
     should_resume,
 )
 from training.trainer import Trainer, TrainingData
-from utils import run_script
+from utils import UserError, run_script
 
 logger = logging.getLogger("train")
 
@@ -179,7 +179,10 @@ def build_network(
         )
         weights = data.class_weights
         weight = torch.from_numpy(weights.weight).float() if weights else None
-        loss = CrossEntropy(weight, args.label_smoothing, args.ohem_thresh)
+        if args.logit_adjust and (weight is None or not weight.all()):
+            raise UserError("--logit_adjust needs a --class_weight, without a weight of 0")
+        options = args.label_smoothing, args.ohem_thresh, args.logit_adjust
+        loss = CrossEntropy(weight, *options)
         amp = select_amp(args.amp, world.device)
         network = SegmentationModel(encoder, decoder, amp, loss, args.deepsup_scale)
         network.to(world.device)

@@ -32,18 +32,29 @@ class CrossEntropy(nn.Module):
         ohem_thresh: only pixels whose class has a probability below this count, and in any case a
             sixteenth of a batch's pixels, the hardest (online hard example mining: Shrivastava et
             al., 2016); 0 = all pixels count.
+        logit_adjust: the loss is of the logits plus so many times the logarithms of `weight`, none
+            of which is 0 then. Otherwise predictions lean towards classes of much weight: their
+            probabilities are as if these were more frequent by it. With 1, the weights only steer
+            what is learnt first. After Menon et al., "Long-tail learning via logit adjustment",
+            2021, where nothing is weighted and logits lean by the classes' frequencies.
     """
 
     weight: Tensor | None
+    adjustment: Tensor | None
 
     def __init__(
         self,
         weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ohem_thresh: float = 0.0,
+        logit_adjust: float = 0.0,
     ):
         super().__init__()
+        adjustment = None
+        if weight is not None and logit_adjust:
+            adjustment = logit_adjust * weight.log()[:, None, None]
         self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("adjustment", adjustment, persistent=False)
         self.label_smoothing = label_smoothing
         self.ohem_thresh = ohem_thresh
 
@@ -67,7 +78,14 @@ class CrossEntropy(nn.Module):
             beside it, that number (int64).
         """
         options = self.weight, self.label_smoothing, self.ohem_thresh
-        return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
+        if self.adjustment is None:
+            return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
+        loss = upsample_cross_entropy(logits + self.adjustment, labels, extent, *options)
+        if not count_correct:
+            return loss
+        with torch.no_grad():  # predictions are without the adjustment
+            counted = upsample_cross_entropy(logits, labels, extent, None, 0, 0, True)
+        return loss, counted[1]
 
 
 @overload

@@ -44,6 +44,7 @@ FIXED_WHEN_RESUMED = (
     "seed",
     "label_offset",
     "class_weight",
+    "logit_adjust",
     "label_smoothing",
     "ohem_thresh",
     "deepsup_scale",
@@ -208,6 +209,13 @@ def make_parser(description: str) -> Parser:
         default="none",
         help="against imbalance: median = the rarer a class, the more its pixels count in the "
         "loss; a number of 0 to 1 = that power of it; sqrt = 0.5; or a CSV of index,weight",
+    )
+    parser.add_argument(
+        "--logit_adjust",
+        type=within(float, 0),
+        default=0.0,
+        help="share of the class weights' effect on predictions that is taken back; "
+        "1 = the weights steer only what is learnt first",
     )
     parser.add_argument(
         "--label_smoothing",

@@ -91,6 +91,31 @@ def test_pixels_are_counted_as_right_whether_they_are_hard_or_not(logits, labels
     assert correct == CrossEntropy()(logits, labels, count_correct=True)[1] > 0
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_adjusted_logits_is_that_of_torch(logits, labels, smoothing):
+    weight = torch.tensor([0.1, 0.5, 1, 2, 30], dtype=torch.float64)
+    loss = CrossEntropy(weight, smoothing, logit_adjust=0.75)
+    adjusted = full_size(logits, labels) + 0.75 * weight.log()[:, None, None]
+    options = {"ignore_index": -1, "weight": weight, "label_smoothing": smoothing}
+    expected = F.cross_entropy(adjusted, labels, **options)
+    found, correct = loss(logits, labels, EXTENT, count_correct=True)
+    assert found == loss(logits, labels, EXTENT)
+    assert_same_with_gradients(found, expected, logits)
+    predicted, leaning = (z.argmax(1) for z in (full_size(logits, labels), adjusted))
+    assert correct == (predicted == labels).sum() != (leaning == labels).sum()
+
+
+def test_adjusted_wholly_the_best_logits_are_the_classes_frequencies_whatever_the_weights():
+    labels = torch.tensor([0] * 12 + [1] * 3 + [2]).view(1, 4, 4)
+    frequency = torch.tensor([12, 3, 1], dtype=torch.float64) / 16
+    logits = frequency.log().view(1, 3, 1, 1).expand(1, 3, 4, 4).clone().requires_grad_()
+    weight = torch.tensor([0.3, 1.0, 7.0], dtype=torch.float64)
+    for share, is_best in ((1.0, True), (0.5, False)):
+        loss = CrossEntropy(weight, logit_adjust=share)(logits, labels)
+        slope = torch.autograd.grad(loss, logits)[0].sum((0, 2, 3))
+        assert torch.allclose(slope, torch.zeros(3).double(), atol=1e-12) == is_best
+
+
 def test_logits_that_are_not_finite_are_not_hidden_among_easy_pixels(logits, labels):
     logits = logits.detach().clone()
     logits[0, 0, 0, 0] = torch.nan

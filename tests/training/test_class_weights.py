@@ -178,6 +178,17 @@ def test_a_mistake_in_the_weights_is_one_line_and_leaves_nothing(script, data, t
     assert not (tmp_path / "here/ckpt").exists()
 
 
+@pytest.mark.parametrize("source", ["none", "weights.csv"])
+def test_logits_are_not_adjusted_without_weights_of_all_classes(source, script, data, tmp_path):
+    (tmp_path / "here").mkdir(exist_ok=True)
+    (tmp_path / "here/weights.csv").write_text("index,weight\n1,1\n2,1\n3,0\n4,1\n")
+    options = flags(id="run", class_weight=source, logit_adjust=1)
+    result = script("train.py", *SMALL, *data.flags, *options)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "--logit_adjust needs a --class_weight" in result.err
+    assert not (tmp_path / "here/ckpt").exists()
+
+
 @pytest.mark.slow
 def test_a_training_keeps_its_weights_and_another_may_take_them(script, data, tmp_path):
     networks = []

@@ -37,6 +37,7 @@ RECIPE = [
         eval_epoch=2,
         disp_iter=1,
         class_weight="median",
+        logit_adjust=0.5,
         lr_schedule="cosine",
         warmup_iters=4,
         norm_weight_decay=0,
