@@ -40,7 +40,6 @@ class CrossEntropy(nn.Module):
     """
 
     weight: Tensor | None
-    adjustment: Tensor | None
 
     def __init__(
         self,
@@ -50,13 +49,10 @@ class CrossEntropy(nn.Module):
         logit_adjust: float = 0.0,
     ):
         super().__init__()
-        adjustment = None
-        if weight is not None and logit_adjust:
-            adjustment = logit_adjust * weight.log()[:, None, None]
         self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("adjustment", adjustment, persistent=False)
         self.label_smoothing = label_smoothing
         self.ohem_thresh = ohem_thresh
+        self.logit_adjust = logit_adjust
 
     def forward(
         self,
@@ -77,15 +73,8 @@ class CrossEntropy(nn.Module):
             A scalar: a mean over the labelled pixels, 0 where there are none. With `count_correct`,
             beside it, that number (int64).
         """
-        options = self.weight, self.label_smoothing, self.ohem_thresh
-        if self.adjustment is None:
-            return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
-        loss = upsample_cross_entropy(logits + self.adjustment, labels, extent, *options)
-        if not count_correct:
-            return loss
-        with torch.no_grad():  # predictions are without the adjustment
-            counted = upsample_cross_entropy(logits, labels, extent, None, 0, 0, True)
-        return loss, counted[1]
+        options = self.weight, self.label_smoothing, self.ohem_thresh, self.logit_adjust
+        return upsample_cross_entropy(logits, labels, extent, *options, count_correct)
 
 
 @overload
@@ -96,6 +85,7 @@ def upsample_cross_entropy(
     weight: Tensor | None = ...,
     label_smoothing: float = ...,
     ohem_thresh: float = ...,
+    logit_adjust: float = ...,
 ) -> Tensor: ...
 
 
@@ -107,6 +97,7 @@ def upsample_cross_entropy(
     weight: Tensor | None,
     label_smoothing: float,
     ohem_thresh: float,
+    logit_adjust: float,
     count_correct: bool,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -118,6 +109,7 @@ def upsample_cross_entropy(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ohem_thresh: float = 0.0,
+    logit_adjust: float = 0.0,
     count_correct: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mean cross-entropy of bilinearly upsampled logits over the pixels that have a label.
@@ -129,14 +121,14 @@ def upsample_cross_entropy(
         labels: B x H x W of an integer type; pixels of -1 (255 in uint8) do not count.
         extent: the pictures' height and width in features; None = (h, w).
         weight: C, weights of the classes.
-        label_smoothing, ohem_thresh: as `CrossEntropy` has them.
+        label_smoothing, ohem_thresh, logit_adjust: as `CrossEntropy` has them.
         count_correct: also count the pixels whose label has a larger logit than any other class.
 
     Returns:
         The scalar loss; 0, with zero gradient, where no pixel has a label of any weight. With
         `count_correct`, beside it, the number of correct pixels (int64).
     """
-    options = Options(weight, label_smoothing, ohem_thresh, count_correct)
+    options = Options(weight, label_smoothing, ohem_thresh, logit_adjust, count_correct)
     with full_precision(logits.device):
         loss, correct = UpsampleCrossEntropy.apply(logits, labels, extent, options)
     return (loss, correct) if count_correct else loss
@@ -148,7 +140,19 @@ class Options(NamedTuple):
     weight: Tensor | None
     label_smoothing: float
     ohem_thresh: float
+    logit_adjust: float
     count_correct: bool
+
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """The logits B x C x h x w that the loss is of."""
+        adjustment = self.adjustment()
+        return logits if adjustment is None else logits + adjustment[:, None, None]
+
+    def adjustment(self) -> Tensor | None:
+        """What is added to the logits of each class, C; None = nothing."""
+        if self.weight is None or not self.logit_adjust:
+            return None
+        return self.weight.log() * self.logit_adjust
 
 
 class Sums(NamedTuple):
@@ -205,8 +209,9 @@ def banded_sums(
     with_gradient: bool,
 ) -> Sums:
     """The sums, a band of rows at a time; the gradient together with the loss of each."""
-    weight, label_smoothing, ohem_thresh, count_correct = options
-    upsampling = Upsampling(logits, labels.shape[-2:], extent)
+    weight, label_smoothing, ohem_thresh, _, count_correct = options
+    adjustment = options.adjustment()
+    upsampling = Upsampling(options.adjusted(logits), labels.shape[-2:], extent)
     loss = torch.zeros((), dtype=upsampling.dtype, device=logits.device)
     total_weight = torch.zeros_like(loss)
     correct = torch.zeros((), dtype=torch.int64, device=logits.device)
@@ -233,9 +238,11 @@ def banded_sums(
         if label_smoothing:
             loss -= (part @ spread * counts[..., 0]).sum()
         if count_correct:
-            part.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
-            correct += ((of_label > part.amax(-1, keepdim=True)) & labelled).sum()
-            part.scatter_(-1, target, of_label)
+            scores = part if adjustment is None else part - adjustment
+            of_label = scores.gather(-1, target)
+            scores.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
+            correct += ((of_label > scores.amax(-1, keepdim=True)) & labelled).sum()
+            scores.scatter_(-1, target, of_label)
         if with_gradient:
             # d loss / d logits = (softmax - one-hot) · weight, and the same of all classes
             slope = pixel_weight
@@ -261,10 +268,14 @@ def fused_sums(
     """The sums from a GPU's kernels, which keep a few numbers of each pixel."""
     from . import fused  # which needs Triton
 
-    weight, label_smoothing, ohem_thresh, _ = options
+    weight, label_smoothing, ohem_thresh, logit_adjust, _ = options
     labels = labels.contiguous()
+    plain, logits = logits, options.adjusted(logits)
     upsampling = fused.FusedUpsampling(logits, labels.shape[-2:], extent)
     log_sum, log_p, is_correct = upsampling.statistics(labels, unlabelled_value(labels))
+    if logit_adjust:  # predictions are those of the plain logits
+        predicting = fused.FusedUpsampling(plain, labels.shape[-2:], extent)
+        *_, is_correct = predicting.statistics(labels, unlabelled_value(labels))
     target, labelled = (x.squeeze(-1) for x in split_labels(labels))
     log_p = log_p.where(labelled, 0)
     counts = labelled.float()
