@@ -93,9 +93,9 @@ def test_extents(extent):
     check_loss(*case((1, 5, 3, 4), (13, 16)), extent)
 
 
-@pytest.mark.parametrize("options", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.1, 0.3)])
-def test_label_smoothing_and_hard_pixels_with_weights(options):
-    weight = torch.tensor([0.5, 2, 0, 1, 3])
+@pytest.mark.parametrize("options", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.1, 0.3), (0.1, 0.3, 2)])
+def test_label_smoothing_hard_pixels_and_adjusted_logits_with_weights(options):
+    weight = torch.tensor([0.5, 2, 0 if len(options) < 3 else 0.1, 1, 3])
     check_loss(*case((2, 5, 3, 4), (9, 13)), (2.6, 3.2), weight, *options)
 
 
