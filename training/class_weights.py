@@ -31,7 +31,7 @@ from utils import UserError
 logger = logging.getLogger(__name__)
 
 MAX_WEIGHT = float(np.finfo(np.float32).max)
-EXPONENTS = {"median": 1.0, "sqrt": 0.5}  # names of powers of `median_frequency`
+EXPONENTS = {"median": 1.0, "sqrt": 0.5}  # of the weights of `median_frequency`
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,23 @@ def find_class_weights(
     """The class weights that were asked for. All processes call this together and get the same.
 
     Args:
-        source: none; median, for `median_frequency`; sqrt, for the square roots of that; a number,
-            for that power of it; or the file of a table for `read_weights`. Medians are kept beside
-            the pictures' list, and taken from there for as long as neither the list nor the labels
-            change.
+        source: none; median, for `median_frequency`; sqrt, for the square roots of that; or the
+            file of a table for `read_weights`. Medians are kept beside the pictures' list, and
+            taken from there for as long as neither the list nor the labels change.
         pictures: the training pictures; each process counts its share.
         names: of the classes.
         workers: processes that read labels.
         world: the processes.
 
     Raises:
-        UserError: there is no such table, a number is not one of 0…1, a label holds a value that is
-            no class, or no label has a pixel of any class.
+        UserError: there is no such table, a label holds a value that is no class, or no label has a
+            pixel of any class.
     """
     if source == "none":
         return None
-    exponent = read_exponent(str(source))
     weight, heading = None, ""
     with world.fail_together():
-        if world.is_main and exponent is not None:
+        if world.is_main and source in EXPONENTS:
             heading = f"# counted from labels {fingerprint(pictures)}\n"
             weight = read_cache(pictures, heading)
         elif world.is_main:
@@ -123,22 +121,7 @@ def find_class_weights(
         weight = median_frequency(*count_pixels(pictures, workers, world))
         if world.is_main:
             write_cache(pictures, heading + ClassWeights(names, weight).table())
-    return ClassWeights(names, weight if exponent is None else weight**exponent)
-
-
-def read_exponent(source: str) -> float | None:
-    """The exponent that a name or a number stands for; None if it is neither.
-
-    Raises:
-        UserError: the number is not one of 0…1.
-    """
-    try:
-        exponent = EXPONENTS.get(source) or float(source)
-    except ValueError:
-        return None
-    if not 0 <= exponent <= 1:
-        raise UserError(f"--class_weight {source}: a power of median's weights is one of 0…1")
-    return exponent
+    return ClassWeights(names, weight ** EXPONENTS.get(str(source), 1.0))
 
 
 def count_pixels(
@@ -204,7 +187,7 @@ def read_weights(path: str | Path, num_class: int) -> np.ndarray:
     except OSError as error:
         raise UserError(
             f"--class_weight {path}: {error.strerror}; "
-            "give none, median, sqrt, a power of 0…1 or a table of index,weight"
+            "give none, median, sqrt or a table of index,weight"
         ) from error
     except (csv.Error, KeyError, ValueError, OverflowError) as error:
         raise UserError(f"--class_weight {path}: not a table of index,weight ({error})") from error

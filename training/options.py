@@ -208,7 +208,7 @@ def make_parser(description: str) -> Parser:
         "--class_weight",
         default="none",
         help="against imbalance: median = the rarer a class, the more its pixels count in the "
-        "loss; a number of 0 to 1 = that power of it; sqrt = 0.5; or a CSV of index,weight",
+        "loss; sqrt = half as steeply; or a CSV of index,weight",
     )
     parser.add_argument(
         "--logit_adjust",
