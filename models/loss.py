@@ -268,12 +268,12 @@ def fused_sums(
     """The sums from a GPU's kernels, which keep a few numbers of each pixel."""
     from . import fused  # which needs Triton
 
-    weight, label_smoothing, ohem_thresh, logit_adjust, _ = options
+    weight, label_smoothing, ohem_thresh, *_ = options
     labels = labels.contiguous()
     plain, logits = logits, options.adjusted(logits)
     upsampling = fused.FusedUpsampling(logits, labels.shape[-2:], extent)
     log_sum, log_p, is_correct = upsampling.statistics(labels, unlabelled_value(labels))
-    if logit_adjust:  # predictions are those of the plain logits
+    if logits is not plain:  # of which the predictions are
         predicting = fused.FusedUpsampling(plain, labels.shape[-2:], extent)
         *_, is_correct = predicting.statistics(labels, unlabelled_value(labels))
     target, labelled = (x.squeeze(-1) for x in split_labels(labels))
