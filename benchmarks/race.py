@@ -1,5 +1,6 @@
 """Scores of our network and of others after the same minutes of training.
 
+    pip install -r benchmarks/requirements.txt
     recipes/camvid.sh camvid && recipes/camvid.sh camvid 0006R0
     python -m benchmarks.race --id camvid camvid-unseen-0006R0
 
