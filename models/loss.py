@@ -232,17 +232,17 @@ def banded_sums(
             pixel_weight = pixel_weight * (1 - label_smoothing)
 
         part = log_p[: bottom - top]  # rows x W x C
-        log_softmax(upsampling.up(b, top, bottom, out=band), out=part)
-        of_label = part.gather(-1, target)
-        loss -= (of_label * pixel_weight).sum()
+        scores = upsampling.up(b, top, bottom, out=band)
+        log_softmax(scores, out=part)
+        loss -= (part.gather(-1, target) * pixel_weight).sum()
         if label_smoothing:
             loss -= (part @ spread * counts[..., 0]).sum()
         if count_correct:
-            scores = part if adjustment is None else part - adjustment
+            if adjustment is not None:  # predictions are without it
+                scores -= adjustment
             of_label = scores.gather(-1, target)
             scores.scatter_(-1, target, -torch.inf)  # so that the label is not its own rival
             correct += ((of_label > scores.amax(-1, keepdim=True)) & labelled).sum()
-            scores.scatter_(-1, target, of_label)
         if with_gradient:
             # d loss / d logits = (softmax - one-hot) · weight, and the same of all classes
             slope = pixel_weight
