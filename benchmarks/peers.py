@@ -1,10 +1,11 @@
 """Runs a script that also knows networks of segmentation-models-pytorch, by names of their own.
 
     python -m benchmarks.peers train.py --num_class 11 \\
-        --arch_encoder smp_unet_resnet34 --arch_decoder as_it_is …
-    python -m benchmarks.peers eval.py --num_class 11 --id ID
+        --arch_encoder smp_unet_resnet34 --arch_decoder smp_unet_resnet34 …
+    python -m benchmarks.peers eval.py --id ID
 
-Data, loss, optimiser and scores stay the same: only the network differs.
+Data, loss, optimiser and scores stay the same, and so does what tells the encoder from the decoder,
+such as their learning rates: only the network differs.
 """
 
 import runpy
@@ -24,7 +25,6 @@ from models.encoder import Block, Encoder
 from models.interpolation import Extent
 
 MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
-AS_IT_IS = "as_it_is"
 BACKBONES = {
     "resnet34": ("resnet34", "ResNet-34"),
     "lite0": ("tu-tf_efficientnet_lite0", "EfficientNet-Lite0"),
@@ -36,64 +36,66 @@ NAMES = {
 }
 
 
-class WholeNetwork(Encoder):
-    """A whole network as an encoder: its features are its logits, at the size of the picture."""
+class PeerEncoder(Encoder):
+    """The encoder of a peer's network; its first map is the picture itself."""
 
-    strides = (1,)
-
-    def __init__(self, network: nn.Module, num_class: int):
+    def __init__(self, name: str):
         super().__init__()
-        self.channels = (num_class,)
-        self.network = network
+        self.encoder = build_network(name).encoder
+        self.channels = self.encoder.out_channels
+        self.strides = [min(2**i, self.encoder.output_stride) for i in range(len(self.channels))]
+        backbone, _ = BACKBONES[name.split("_")[-1]]
+        if backbone.startswith("tu-"):  # timm's, whose weights expect pictures of their own
+            config = timm.get_pretrained_cfg(backbone.removeprefix("tu-"))
+            assert config is not None
+            self.mean, self.std = config.mean, config.std
 
     def stages(self) -> list[list[Block]]:
-        """The network as a single block."""
-        return [[self.logits]]
+        """All in one: the maps come out together."""
+        return [[self.encoder]]
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits B x num_class x H x W of pictures B x 3 x H x W."""
+    def maps(self, x: Tensor, num: int | None = None) -> list[Tensor]:
+        """The picture, continued to sides that the network takes, and its maps."""
         height, width = x.shape[-2:]
         x = nn.functional.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.network(x)[..., :height, :width]
+        return self.compute(self.encoder, x.contiguous(memory_format=torch.channels_last))
 
     def load_backbone(self, state: dict[str, Tensor]) -> None:
         """Start from weights of the backbone as timm has them; it has no use for the classifier."""
-        backbone = self.network.get_submodule("encoder.model")
+        backbone = self.get_submodule("encoder.model")
         backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 
-class AsItIs(Decoder):
-    """The decoder of a `WholeNetwork`: its features are the logits already."""
+class PeerDecoder(Decoder):
+    """The rest of a peer's network: its logits are at the positions of the first map."""
 
-    def __init__(self, num_class: int, channels: Sequence[int], **head):
+    position = 0
+
+    def __init__(self, name: str, num_class: int, channels: Sequence[int], **head):
         super().__init__(**head)
-        self.register_buffer("weights", torch.zeros(0))  # a file of weights has to have some
+        network = build_network(name, num_class)
+        self.decoder = network.decoder
+        self.segmentation_head = network.segmentation_head
 
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
-        """The features as they are."""
-        return maps[-1]
+        """B x num_class x H x W, without the continued sides where extents tell the picture's."""
+        height, width = extents[0] if extents else maps[0].shape[-2:]
+        logits = self.segmentation_head(self.decoder(maps))
+        return logits[..., : int(height), : int(width)]
 
 
-def build_peer(name: str, num_class: int) -> WholeNetwork:
+def build_network(name: str, num_class: int = 1) -> smp.base.SegmentationModel:
     """A peer's network, by one of `NAMES`, with random weights."""
     _, head, backbone = name.split("_")
-    encoder, _ = BACKBONES[backbone]
-    network = WholeNetwork(HEADS[head](encoder, encoder_weights=None, classes=num_class), num_class)
-    if encoder.startswith("tu-"):  # timm's, whose weights expect pictures of their own
-        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
-        assert config is not None
-        network.mean, network.std = config.mean, config.std
-    return network
+    return HEADS[head](BACKBONES[backbone][0], encoder_weights=None, classes=num_class)
 
 
 def main() -> None:
     """Register the networks, and run the script."""
     script, *flags = sys.argv[1:]
-    num_class = int(flags[flags.index("--num_class") + 1])
     for name in NAMES:
-        ENCODERS[name] = partial(build_peer, name, num_class)
-    DECODERS[AS_IT_IS] = AsItIs
+        ENCODERS[name] = partial(PeerEncoder, name)
+        DECODERS[name] = partial(PeerDecoder, name)
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 

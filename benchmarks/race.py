@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.common import Row, Tables, main
-from benchmarks.peers import AS_IT_IS, NAMES, build_peer
+from benchmarks.peers import NAMES, PeerEncoder
 from common.files import write_atomically
 from common.runs import existing_run, read_config
 from models.weights import read_state
@@ -97,7 +97,6 @@ class Track:
                 "eval.py",
                 id=run,
                 suffix="_latest.pth",
-                num_class=self.config["num_class"],
                 ckpt=self.folder,
                 result=self.folder / "result",
             )
@@ -118,13 +117,13 @@ def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contend
     for peer in peers:
         initial = weights
         if weights != "none":
-            network = build_peer(peer, track.config["num_class"])
-            network.load_backbone(read_state(weights))
+            encoder = PeerEncoder(peer)
+            encoder.load_backbone(read_state(weights))
             initial = str(track.folder / f"{peer}.pth")
             track.folder.mkdir(exist_ok=True)
-            save = partial(torch.save, network.state_dict())
+            save = partial(torch.save, encoder.state_dict())
             write_atomically(Path(initial), save)
-        yield Contender(f"segmentation-models-pytorch, {NAMES[peer]}", peer, AS_IT_IS, initial)
+        yield Contender(f"segmentation-models-pytorch, {NAMES[peer]}", peer, peer, initial)
 
 
 def best_factor(track: Track, racer: Contender, epochs: int, factors: list[float]) -> float:

@@ -81,23 +81,24 @@ def test_a_contender_that_fails_ends_the_comparison(capfd: pytest.CaptureFixture
 
 def test_networks_of_others_give_logits_of_a_pictures_own_size() -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
-    from benchmarks.peers import NAMES, build_peer
+    from benchmarks.peers import NAMES, PeerDecoder, PeerEncoder
 
     for name in NAMES:
-        network = build_peer(name, num_class=3).eval()
+        encoder = PeerEncoder(name)
+        model = SegmentationModel(encoder, PeerDecoder(name, 3, encoder.channels)).eval()
         with torch.no_grad():
-            assert network(torch.rand(2, 3, 70, 45)).shape == (2, 3, 70, 45)
+            assert model(torch.rand(2, 3, 70, 45)).shape == (2, 3, 70, 45)
 
 
 def test_peers_start_from_the_weights_of_timms_backbone() -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
     timm = pytest.importorskip("timm", reason="needs timm")
-    from benchmarks.peers import build_peer
+    from benchmarks.peers import PeerEncoder
 
     backbone = timm.create_model("tf_efficientnet_lite0")
-    network = build_peer("smp_fpn_lite0", num_class=3)
-    network.load_backbone(backbone.state_dict())
-    stem = network.network.encoder.model.conv_stem.weight
+    encoder = PeerEncoder("smp_fpn_lite0")
+    encoder.load_backbone(backbone.state_dict())
+    stem = encoder.encoder.model.conv_stem.weight
     assert torch.equal(stem, backbone.conv_stem.weight)
 
 
