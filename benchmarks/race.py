@@ -8,8 +8,9 @@ Every contender is trained with the settings of each run ID: its data, crops, lo
 precision; the network is the first run's, or one of a peer's. Each first takes the better of some
 factors of the run's learning rates, by `--trial` minutes with each on the first run's data. Each
 number of minutes has trainings of its own, of as many epochs as fit, so that the learning rates
-always decay to zero. The score is the mean IoU on the run's validation list at five scales. The
-runs are kept in CKPT/race, and the same command resumes what was interrupted.
+always decay to zero; warm-up keeps its share of the steps. The score is the mean IoU on the run's
+validation list at five scales. The runs are kept in CKPT/race, and the same command resumes what
+was interrupted.
 """
 
 import argparse
@@ -72,6 +73,7 @@ class Track:
             "weights_decoder": "",
             "lr_encoder": self.config["lr_encoder"] * contender.factor,
             "lr_decoder": self.config["lr_decoder"] * contender.factor,
+            "warmup_iters": round(self.config["warmup_iters"] * epochs / self.config["num_epoch"]),
             "num_epoch": epochs,
             "eval_epoch": epochs,
             "seed": seed,
