@@ -1,6 +1,8 @@
 """`benchmarks/`: the classic recipe computes what ours does, and comparisons compare."""
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from inference import predict
 from models import ModelBuilder, SegmentationModel
 from models.loss import upsample_cross_entropy
 
-from .conftest import Data
+from .conftest import TINY, Data, flags
 
 
 @pytest.mark.slow
@@ -100,6 +102,24 @@ def test_peers_start_from_the_weights_of_timms_backbone() -> None:
     encoder.load_backbone(backbone.state_dict())
     stem = encoder.encoder.model.conv_stem.weight
     assert torch.equal(stem, backbone.conv_stem.weight)
+
+
+@pytest.mark.slow
+def test_networks_are_trained_as_a_run_was_and_scored(script, data, tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
+    run = flags(id="run", num_epoch=4, eval_epoch=4, warmup_iters=4, optim="AdamW")
+    assert script("train.py", *TINY, *run, *data.flags, "--ckpt", tmp_path).code == 0
+    picture = tmp_path / "race.png"
+    race = flags(id="run", peers="smp_fpn_lite0", minutes=1e-9, seeds=1, factors=1, plot=picture)
+    result = script("benchmarks/race.py", *race, "--json", "--ckpt", tmp_path)
+    rows = json.loads(result.out)["Scores after the same time"]
+    assert [row["contender"].split()[-1] for row in rows] == ["`c1_bilinear`", "EfficientNet-Lite0"]
+    for row in rows:
+        assert 0 < row["least"] == row["mean IoU at five scales, %"] == row["most"] <= 100
+    configs = [json.loads(path.read_text()) for path in (tmp_path / "race").glob("*/config.json")]
+    found = {(config["num_epoch"], config["warmup_iters"]) for config in configs}
+    assert found == {(1, 1), (2, 2)}, "warm-up keeps its share of the steps"
+    assert picture.exists()
 
 
 @pytest.mark.slow
