@@ -18,6 +18,7 @@ import torch
 from common.devices import select_amp
 from common.files import text, write_atomically
 from dataset import SegmentationDataset
+from utils import run_script
 
 Job = Callable[[], object]
 Contender = Callable[[], Job]  # prepares a job; can be pickled, as a `functools.partial` can
@@ -35,11 +36,15 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
     for name, settings in flags.items():
         parser.add_argument(f"--{name}", **settings)
     args = parser.parse_args()
-    results = tables(args)
-    if args.json:
-        print(json.dumps({"machine": machine(), **results}, indent=2))
-    else:
-        print(markdown(results))
+
+    def report() -> None:
+        results = tables(args)
+        if args.json:
+            print(json.dumps({"machine": machine(), **results}, indent=2))
+        else:
+            print(markdown(results))
+
+    run_script(report)
 
 
 def against_classic(

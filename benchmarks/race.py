@@ -109,7 +109,8 @@ def call(script: str, **flags: object) -> None:
     """Run a script that knows the networks of `benchmarks.peers`."""
     pairs = (str(word) for name, value in flags.items() for word in (f"--{name}", value))
     command = [sys.executable, "-m", "benchmarks.peers", script, *pairs]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    if code := subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
+        sys.exit(code)  # the script has said why
 
 
 def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contender]:

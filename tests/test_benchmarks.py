@@ -107,6 +107,8 @@ def test_peers_start_from_the_weights_of_timms_backbone() -> None:
 @pytest.mark.slow
 def test_networks_are_trained_as_a_run_was_and_scored(script, data, tmp_path: Path) -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
+    result = script("benchmarks/race.py", "--id", "run", "--ckpt", tmp_path)
+    assert result.code == 2 and "no such run" in result.err.splitlines()[-1]
     run = flags(id="run", num_epoch=4, eval_epoch=4, warmup_iters=4, optim="AdamW")
     assert script("train.py", *TINY, *run, *data.flags, "--ckpt", tmp_path).code == 0
     picture = tmp_path / "race.png"
