@@ -18,7 +18,7 @@ import torch
 from common.devices import select_amp
 from common.files import text, write_atomically
 from dataset import SegmentationDataset
-from utils import run_script
+from utils import UserError
 
 Job = Callable[[], object]
 Contender = Callable[[], Job]  # prepares a job; can be pickled, as a `functools.partial` can
@@ -36,15 +36,14 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
     for name, settings in flags.items():
         parser.add_argument(f"--{name}", **settings)
     args = parser.parse_args()
-
-    def report() -> None:
+    try:
         results = tables(args)
-        if args.json:
-            print(json.dumps({"machine": machine(), **results}, indent=2))
-        else:
-            print(markdown(results))
-
-    run_script(report)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    if args.json:
+        print(json.dumps({"machine": machine(), **results}, indent=2))
+    else:
+        print(markdown(results))
 
 
 def against_classic(

@@ -15,7 +15,6 @@ from functools import partial
 from itertools import product
 
 import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -44,11 +43,9 @@ class PeerEncoder(Encoder):
         self.encoder = build_network(name).encoder
         self.channels = self.encoder.out_channels
         self.strides = [min(2**i, self.encoder.output_stride) for i in range(len(self.channels))]
-        backbone, _ = BACKBONES[name.split("_")[-1]]
-        if backbone.startswith("tu-"):  # timm's, whose weights expect pictures of their own
-            config = timm.get_pretrained_cfg(backbone.removeprefix("tu-"))
-            assert config is not None
-            self.mean, self.std = config.mean, config.std
+        if hasattr(self.encoder, "model"):  # timm's, whose weights expect pictures of their own
+            config = self.encoder.model.pretrained_cfg
+            self.mean, self.std = config["mean"], config["std"]
 
     def stages(self) -> list[list[Block]]:
         """All in one: the maps come out together."""
