@@ -33,7 +33,7 @@ from preparation.meaning import Answers
 from preparation.overview import contact_sheet, share_chart
 from preparation.sources import Source, SourceSettings, prefixes, read_source
 from preparation.survey import survey
-from preparation.tables import read_table
+from preparation.table_files import read_table
 from utils import UserError, abbreviate, run_script
 
 TILES = 16  # of the contact sheet

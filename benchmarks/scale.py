@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.common import Row, Tables, main, measure, resident
 from benchmarks.loader import MAKE_SAMPLE, PICTURES
 from benchmarks.step import CROPS, build, ours
-from dataset import EpochSampler, read_list
+from common.lists import read_list
+from dataset import EpochSampler
 
 ARCH, DECODER = "resnet50_dilated8", "psp_bilinear"
 GPUS = (1, 8, 64, 512)

@@ -16,7 +16,8 @@ from preparation.matching import Found
 from preparation.outlines import with_values_of
 from preparation.splits import complete, use_lists
 from preparation.survey import Pair
-from preparation.tables import ClassRow, ClassTable, merged, parse_table, read_table
+from preparation.table_files import merged, parse_table, read_table
+from preparation.tables import ClassRow, ClassTable
 from utils import UserError, abbreviate
 
 # What class tables are called where tools write them.

@@ -9,7 +9,7 @@ from preparation.files import SourceFiles, size_of, split_of
 from preparation.labels import Outlines
 from preparation.matching import Found, FoundPair
 from preparation.outlines import enumerated
-from preparation.tables import parse_table, read_yaml_names
+from preparation.table_files import parse_table, read_yaml_names
 from utils import UserError, abbreviate
 
 YOLO_LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}")

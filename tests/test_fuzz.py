@@ -23,8 +23,9 @@ from PIL import Image
 from common.classes import read_classes
 from common.devices import select_device
 from common.images import MAX_PIXELS, promised_pixels, read_label, read_picture
+from common.lists import read_list
 from common.runs import find_run, read_config
-from dataset import SegmentationDataset, read_list
+from dataset import SegmentationDataset
 from models import ModelBuilder, ModelError
 from models.weights import read_state
 from options import SHARED, fill_from_run

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from preparation.sources import SourceSettings, read_source
-from preparation.tables import parse_table
+from preparation.table_files import parse_table
 from utils import UserError
 
 from . import sources

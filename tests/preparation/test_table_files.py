@@ -2,7 +2,7 @@
 
 import pytest
 
-from preparation.tables import parse_table, read_table
+from preparation.table_files import parse_table, read_table
 from utils import UserError
 
 RED, GREEN = 0xFF0000, 0x00FF00
