@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
@@ -22,15 +22,16 @@ from models.builder import DECODERS, ENCODERS
 from models.decoders import Decoder
 from models.encoder import Block, Encoder
 from models.interpolation import Extent
+from utils import UserError
 
 MULTIPLE = 32  # these networks take pictures whose sides are multiples of it
 BACKBONES = {
     "resnet34": ("resnet34", "ResNet-34"),
     "lite0": ("tu-tf_efficientnet_lite0", "EfficientNet-Lite0"),
 }
-HEADS = {"unet": smp.Unet, "fpn": smp.FPN, "deeplabv3plus": smp.DeepLabV3Plus}
+HEADS = {"unet": "Unet", "fpn": "FPN", "deeplabv3plus": "DeepLabV3Plus"}
 NAMES = {
-    f"smp_{head}_{backbone}": f"{HEADS[head].__name__} of {BACKBONES[backbone][1]}"
+    f"smp_{head}_{backbone}": f"{HEADS[head]} of {BACKBONES[backbone][1]}"
     for backbone, head in product(BACKBONES, HEADS)
 }
 
@@ -81,10 +82,20 @@ class PeerDecoder(Decoder):
         return logits[..., : int(height), : int(width)]
 
 
-def build_network(name: str, num_class: int = 1) -> smp.base.SegmentationModel:
-    """A peer's network, by one of `NAMES`, with random weights."""
+def build_network(name: str, num_class: int = 1) -> Any:
+    """A peer's network, a module, by one of `NAMES`, with random weights.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        install = "pip install -r benchmarks/requirements.txt"
+        raise UserError(f"{name} needs segmentation-models-pytorch: {install}") from error
     _, head, backbone = name.split("_")
-    return HEADS[head](BACKBONES[backbone][0], encoder_weights=None, classes=num_class)
+    build = getattr(smp, HEADS[head])
+    return build(BACKBONES[backbone][0], encoder_weights=None, classes=num_class)
 
 
 def main() -> None:

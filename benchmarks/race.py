@@ -118,9 +118,8 @@ def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contend
     ours = track.config["arch_encoder"], track.config["arch_decoder"]
     yield Contender("`{}` + `{}`".format(*ours), *ours, weights)
     for peer in peers:
-        initial = weights
+        encoder, initial = PeerEncoder(peer), weights
         if weights != "none":
-            encoder = PeerEncoder(peer)
             encoder.load_backbone(read_state(weights))
             initial = str(track.folder / f"{peer}.pth")
             track.folder.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """`benchmarks/`: the classic recipe computes what ours does, and comparisons compare."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from benchmarks.classic import (
     normalised,
 )
 from benchmarks.common import Job, compare, markdown
+from benchmarks.peers import NAMES, PeerDecoder, PeerEncoder
 from inference import predict
 from models import ModelBuilder, SegmentationModel
 from models.loss import upsample_cross_entropy
+from utils import UserError
 
 from .conftest import TINY, Data, flags
 
@@ -83,8 +86,6 @@ def test_a_contender_that_fails_ends_the_comparison(capfd: pytest.CaptureFixture
 
 def test_networks_of_others_give_logits_of_a_pictures_own_size() -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
-    from benchmarks.peers import NAMES, PeerDecoder, PeerEncoder
-
     for name in NAMES:
         encoder = PeerEncoder(name)
         model = SegmentationModel(encoder, PeerDecoder(name, 3, encoder.channels)).eval()
@@ -95,13 +96,17 @@ def test_networks_of_others_give_logits_of_a_pictures_own_size() -> None:
 def test_peers_start_from_the_weights_of_timms_backbone() -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
     timm = pytest.importorskip("timm", reason="needs timm")
-    from benchmarks.peers import PeerEncoder
-
     backbone = timm.create_model("tf_efficientnet_lite0")
     encoder = PeerEncoder("smp_fpn_lite0")
     encoder.load_backbone(backbone.state_dict())
     stem = encoder.encoder.model.conv_stem.weight
     assert torch.equal(stem, backbone.conv_stem.weight)
+
+
+def test_a_network_of_others_needs_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(UserError, match="pip install -r benchmarks/requirements.txt"):
+        PeerEncoder("smp_unet_resnet34")
 
 
 @pytest.mark.slow
