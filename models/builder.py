@@ -12,7 +12,7 @@ from .hrnet import HRNetV2
 from .initial_weights import initialise_encoder
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
-from .timm_encoder import PREFIX, build_timm
+from .timm_encoder import PREFIX, build_timm, parse
 from .upernet import UPerNet
 from .vgg import vgg16, vgg19
 from .weights import ModelError, load_file
@@ -110,8 +110,7 @@ class ModelBuilder:
             ModelError: unknown architecture, too few maps, or weights that cannot be read or do not
                 fit.
         """
-        if arch not in DECODERS:
-            raise ModelError(unknown("decoder", arch, DECODERS))
+        check_decoder(arch)
         channels = (fc_dim,) if isinstance(fc_dim, int) else tuple(fc_dim)
         if len(channels) < MIN_MAPS.get(arch, 1):
             fitting = ", ".join(name for name in DECODERS if MIN_MAPS.get(name, 1) <= len(channels))
@@ -131,11 +130,32 @@ def build_own(arch: str, weights: str | Path) -> Encoder:
     Raises:
         ModelError: unknown architecture, or weights that cannot be had.
     """
-    if arch not in ENCODERS:
-        raise ModelError(unknown("encoder", arch, [*ENCODERS, f"{PREFIX}NAME"]))
+    check_encoder(arch)
     encoder = ENCODERS[arch]()
     encoder.weights_source = initialise_encoder(encoder, arch, weights)
     return encoder
+
+
+def check_encoder(arch: str) -> None:
+    """Check that there is such an encoder, without building it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if arch.startswith(PREFIX):
+        parse(arch)
+    elif arch not in ENCODERS:
+        raise ModelError(unknown("encoder", arch, [*ENCODERS, f"{PREFIX}NAME"]))
+
+
+def check_decoder(arch: str) -> None:
+    """Check that there is such a decoder, without building it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if arch not in DECODERS:
+        raise ModelError(unknown("decoder", arch, DECODERS))
 
 
 def unknown(kind: str, arch: str, known: Iterable[str]) -> str:

@@ -853,8 +853,9 @@ BAD_TRAINING = {
     "text named .jpg": (spoil_text, [], ["train/1.jpg", "not a picture"]),
     "validation label out of range": (spoil_val_label, [], ["val/2.png", "77"]),
     "no labelled validation pixel": (unlabel_val, [], ["val.txt", "labelled"]),
-    "unknown encoder": (None, ["--arch_encoder", "resnet9"], ["resnet9", "resnet50_dilated16"]),
-    "unknown decoder": (None, ["--arch_decoder", "fcn"], ["fcn", "psp_bilinear"]),
+    # Names are checked first: to find class weights in the labels may take minutes.
+    "unknown encoder": (remove_all, ["--arch_encoder", "resnet9"], ["resnet9", "resnet50"]),
+    "unknown decoder": (remove_all, ["--arch_decoder", "fcn"], ["fcn", "psp_bilinear"]),
     "wrong width": (None, ["--fc_dim", "2048"], ["2048", "512"]),
     "absent weights": (None, ["--weights_encoder", "gone.pth"], ["gone.pth", "no such file"]),
     "too many GPUs": (None, ["--num_gpus", "64"], ["--num_gpus 64", "GPUs"]),

@@ -11,6 +11,7 @@ from common.distributed import World, is_launched
 from common.files import check_writable
 from common.metrics import is_labelled
 from common.runs import is_run, new_run, run_folder
+from models.builder import check_decoder, check_encoder
 from utils import UserError
 
 logger = logging.getLogger("training")
@@ -40,8 +41,11 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
 
     Raises:
         UserError: they do not.
+        ModelError: there is no such encoder or decoder.
     """
     with world.fail_together():
+        check_encoder(args.arch_encoder)
+        check_decoder(args.arch_decoder)
         if args.parallel == "dp" and is_launched():
             raise UserError("--parallel dp is for a single process; leave it out")
         if args.scale_min > args.scale_max:
