@@ -118,7 +118,8 @@ def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contend
     ours = track.config["arch_encoder"], track.config["arch_decoder"]
     yield Contender("`{}` + `{}`".format(*ours), *ours, weights)
     for peer in peers:
-        encoder, initial = PeerEncoder(peer), weights
+        encoder = PeerEncoder(peer)  # where its library is absent, that shows before any training
+        initial = weights
         if weights != "none":
             encoder.load_backbone(read_state(weights))
             initial = str(track.folder / f"{peer}.pth")

@@ -46,5 +46,5 @@ python train.py --id "$id" --resume 1 --num_class 11 --list_class recipes/camvid
     --optim AdamW --weight_decay 0.01 --norm_weight_decay 0 \
     --lr_encoder 3e-4 --lr_decoder 1e-3 --lr_schedule cosine --warmup_iters 100 --ema_decay 0.99 \
     --num_val -1 --num_epoch 36 --eval_epoch 12 --ckpt_epoch 36
-# Such crops show no smaller scale than 0.98.
+# Such crops show no smaller scale than 0.98: larger ones than by default suit the network better.
 python eval.py --id "$id" --suffix _latest.pth --scales 0.75 1 1.25 1.5 1.75 --flip 1 --report 1

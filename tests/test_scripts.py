@@ -854,7 +854,11 @@ BAD_TRAINING = {
     "validation label out of range": (spoil_val_label, [], ["val/2.png", "77"]),
     "no labelled validation pixel": (unlabel_val, [], ["val.txt", "labelled"]),
     # Names are checked first: to find class weights in the labels may take minutes.
-    "unknown encoder": (remove_all, ["--arch_encoder", "resnet9"], ["resnet9", "resnet50"]),
+    "unknown encoder": (
+        remove_all,
+        ["--arch_encoder", "resnet9"],
+        ["resnet9", "resnet50_dilated16"],
+    ),
     "unknown decoder": (remove_all, ["--arch_decoder", "fcn"], ["fcn", "psp_bilinear"]),
     "wrong width": (None, ["--fc_dim", "2048"], ["2048", "512"]),
     "absent weights": (None, ["--weights_encoder", "gone.pth"], ["gone.pth", "no such file"]),
