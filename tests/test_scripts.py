@@ -195,7 +195,7 @@ def test_half_precision_trains_evaluates_and_segments(script, data, amp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW", "Muon"])
 def test_every_optimiser_lowers_the_loss(script, data, tmp_path, optim):
     options = flags(id="mine", optim=optim, num_epoch=8, eval_epoch=8)
     rates = flags(lr_encoder=0.001, lr_decoder=0.02)

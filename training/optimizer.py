@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from models import SegmentationModel
 from models.initial_weights import has_initial_weights
 from models.segmentation import PROBE, random_pictures
+from training.muon import Muon
 from utils import abbreviate
 
 logger = logging.getLogger("training")
@@ -39,7 +40,7 @@ def make_optimizer(
     ]
     if args.optim == "SGD":
         return torch.optim.SGD(groups, momentum=args.beta1, fused=fused or None)
-    kind = getattr(torch.optim, args.optim)
+    kind = Muon if args.optim == "Muon" else getattr(torch.optim, args.optim)
     return kind(groups, betas=(args.beta1, 0.999), fused=fused or None)
 
 

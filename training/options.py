@@ -150,7 +150,7 @@ def make_parser(description: str) -> Parser:
         "--accumulate", type=positive, default=1, help="batches whose gradients make up a step"
     )
     parser.add_argument(
-        "--optim", default="SGD", choices=("SGD", "Adam", "AdamW"), help="optimiser"
+        "--optim", default="SGD", choices=("SGD", "Adam", "AdamW", "Muon"), help="optimiser"
     )
     parser.add_argument(
         "--lr_encoder",
@@ -177,7 +177,10 @@ def make_parser(description: str) -> Parser:
         help="steps in which the learning rates rise from 0 first",
     )
     parser.add_argument(
-        "--beta1", type=within(float, 0, 1), default=0.9, help="momentum of SGD, beta1 of Adam"
+        "--beta1",
+        type=within(float, 0, 1),
+        default=0.9,
+        help="momentum of SGD and Muon, beta1 of Adam",
     )
     parser.add_argument("--weight_decay", type=within(float, 0), default=1e-4, help="weight decay")
     parser.add_argument(

@@ -45,7 +45,7 @@ def test_learning_rates_rise_and_then_fall(settings, progress, steps, factor):
     assert lr_factor(args, progress, steps) == pytest.approx(factor)
 
 
-@pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("optim", ["SGD", "Adam", "AdamW", "Muon"])
 def test_batchnorm_and_biases_may_have_a_decay_of_their_own(optim):
     args = make_parser("").parse_args(
         flags(optim=optim, lr_encoder=3, lr_decoder=2, weight_decay=0.5, norm_weight_decay=0)

@@ -33,7 +33,7 @@ RECIPE = [
         drop_path=0.2,
         batch_size_per_gpu=2,
         num_epoch=3,
-        optim="AdamW",
+        optim="Muon",
         eval_epoch=2,
         disp_iter=1,
         class_weight="median",
@@ -308,7 +308,7 @@ def test_resuming_takes_the_settings_of_the_run_and_lets_some_change(script, dat
     result = script("train.py", "--resume", moved / "cut", "--disp_iter", "2", "--vis", "panels")
     assert result.code == 0, result.err
     config = json.loads((moved / "cut/config.json").read_text())
-    assert config["disp_iter"] == 2 and config["optim"] == "AdamW" and config["id"] == "cut"
+    assert config["disp_iter"] == 2 and config["optim"] == "Muon" and config["id"] == "cut"
     assert list(Path("panels/cut").iterdir())
 
 

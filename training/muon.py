@@ -1,0 +1,83 @@
+"""Muon, an optimiser for the weights of convolutions and linear layers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+# Of the quintic Newton-Schulz iteration, a row for each of its steps
+# (https://leloykun.github.io/ponder/muon-opt-coeffs).
+COEFFICIENTS = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+# The root mean square of AdamW's usual updates, in learning rates (https://arxiv.org/abs/2502.16982).
+RMS = 0.2
+EPS = 1e-7  # gradients with a smaller norm make smaller updates
+
+
+class Muon(AdamW):
+    """Muon (https://kellerjordan.github.io/posts/muon) for matrices, and AdamW for the rest.
+
+    A few directions rule the gradient of a matrix. Muon makes the singular values of its momentum
+    nearly equal, so that a step moves along all directions. Steps are as large as AdamW's, whose
+    learning rates and weight decays suit. The first of the betas is Nesterov's momentum, too.
+
+    `torch.optim.Muon` takes no convolutions, and computes in bfloat16, which is slow on many CPUs.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update the parameters, and drop the gradients of matrices: AdamW has the rest."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and is_matrix(parameter):
+                    self.update(parameter, parameter.grad, group)
+                    parameter.grad = None
+        super().step()
+
+    def update(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Update a matrix; like fused AdamW, leave it as it is where `found_inf` is 1."""
+        lr, momentum, state = group["lr"], group["betas"][0], self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        average = state["momentum_buffer"]
+        skipped = getattr(self, "found_inf", matrix.new_zeros(()))
+        gradient = torch.where(skipped > 0, average, gradient)  # which changes no average
+        average.lerp_(gradient, 1 - momentum)
+        update = orthogonalize(gradient.lerp(average, momentum).flatten(1))
+        lr = lr * (1 - skipped)
+        matrix.mul_(1 - lr * group["weight_decay"])
+        matrix.sub_(lr * RMS * max(update.shape) ** 0.5 * update.reshape(matrix.shape))
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether a parameter maps channels to channels; a depthwise convolution keeps them apart."""
+    return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """A matrix with the same singular vectors, and singular values of nearly 1.
+
+    The iteration runs on the Gram matrix of the shorter side, which is less work
+    (https://dao-lab.ai/blog/2026/gram-newton-schulz).
+
+    Args:
+        matrix: M x N. Singular values below a hundredth of its norm end below 1, and those of 0 at
+            0.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize(matrix.T).T
+    matrix = matrix / matrix.norm().clamp_min(EPS)
+    gram = matrix @ matrix.T
+    factor = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for a, b, c in COEFFICIENTS:
+        step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        step.diagonal().add_(a)
+        factor = step @ factor
+        gram = step @ gram @ step
+    return factor @ matrix
