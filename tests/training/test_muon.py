@@ -50,6 +50,16 @@ def test_directions_that_a_gradient_has_not_are_not_made_up():
     assert (orthogonalize(torch.zeros(3, 5)) == 0).all()
 
 
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_large_matrix_is_cut_into_equal_blocks(tall):
+    given = torch.randn(258, 400, generator=torch.Generator().manual_seed(0))  # 3 times 86 rows
+    blocks = torch.cat([orthogonalize(block) for block in given.split(86)])
+    found = orthogonalize(given.T).T if tall else orthogonalize(given)
+    torch.testing.assert_close(found, blocks, atol=1e-5, rtol=0)
+    indivisible = orthogonalize(given[:257])
+    assert (torch.linalg.svdvals(indivisible) - 1).abs().max() < 0.15
+
+
 def test_it_is_what_timm_has_but_for_rounding():
     """timm computes in bfloat16."""
     shapes = [(8, 4, 3, 3), (6, 12, 1, 1), (5, 9)]
