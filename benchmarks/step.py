@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.classic import classic_logits, classic_loss, classic_network
 from benchmarks.common import Job, Row, Tables, against_classic, compare, main
@@ -44,6 +45,8 @@ class Crops(NamedTuple):
 
 
 CROPS = Crops(2, 384, 150)
+SGD = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
+FUSED_SGD = partial(SGD, fused=True)
 AUXILIARY = 0.4  # weight of an auxiliary loss
 GIGABYTES = (12, 24, 80)
 
@@ -58,7 +61,8 @@ def classic(arch_encoder: str, arch_decoder: str, crops: Crops = CROPS) -> Job:
     def loss(labels: Tensor) -> Tensor:
         return classic_loss(classic_logits(encoder, decoder, images), labels)
 
-    return step(nn.ModuleList([encoder, decoder]), loss, crops, fused=False)
+    optimizer = partial(SGD, fused=False)
+    return step(nn.ModuleList([encoder, decoder]), loss, crops, optimizer)
 
 
 def ours(
@@ -75,11 +79,13 @@ def ours(
     return our_step(model)
 
 
-def our_step(model: SegmentationModel, crops: Crops = CROPS) -> Job:
+def our_step(
+    model: SegmentationModel, crops: Crops = CROPS, optimizer: Callable[..., Optimizer] = FUSED_SGD
+) -> Job:
     """A step of a network of ours, whose pictures and labels are bytes, as the loader has them."""
     keep_freed_memory()
     images = torch.randint(256, crops.images, dtype=torch.uint8)
-    return step(model, lambda labels: model(images, labels.to(torch.uint8)), crops)
+    return step(model, lambda labels: model(images, labels.to(torch.uint8)), crops, optimizer)
 
 
 def peer(build_peer: Builder, amp: torch.dtype | None, crops: Crops = CROPS) -> Job:
@@ -113,13 +119,11 @@ def step(
     model: nn.Module,
     loss: Callable[[Tensor], Tensor],
     crops: Crops = CROPS,
-    fused: bool = True,
+    make_optimizer: Callable[..., Optimizer] = FUSED_SGD,
 ) -> Job:
     """Loss, gradient and update of the weights; `loss` takes labels of the crops."""
     model.train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=fused
-    )
+    optimizer = make_optimizer(model.parameters(), lr=1e-3)
     labels = torch.randint(crops.classes, (crops.number, crops.side, crops.side))
 
     def job() -> None:
