@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu             # make gpu
 
-Checks come first: the head against double precision, the same bits twice, trainings in each
+Checks come first: head and Muon against double precision, the same bits twice, trainings in each
 precision, a resumed one, one under torchrun, and one of two processes on the GPU. Then the head,
 steps and whole pictures are timed, and a step is profiled: launches, and the lines at which the CPU
 waited for the GPU. Without a GPU, or with --tiny 1, all is done in a small size: that shows that

@@ -19,6 +19,7 @@ from common.runs import PARTS
 from models.loss import upsample_cross_entropy
 from models.upsample import average_upsampled_probabilities, upsample_argmax
 from models.weights import read_state
+from training.muon import orthogonalize
 
 ROOT = Path(__file__).parent.parent
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -101,6 +102,14 @@ def head_is_repeatable(device: torch.device, size: Size) -> str:
     case = logits_and_labels(device, size)
     gradients = [loss_and_gradient(*case)[1] for _ in range(2)]
     return "" if torch.equal(*gradients) else "two gradients of one loss differ"
+
+
+def muon_is_exact(device: torch.device) -> str:
+    """Muon's iteration against itself in double precision; TF32 would not do for it."""
+    torch.manual_seed(0)
+    update = torch.randn(256, 2304, device=device) * torch.logspace(0, -4, 2304, device=device)
+    error = (orthogonalize(update) - orthogonalize(update.double())).abs().max()
+    return "" if error < CLOSE else f"off by {error:.1e}"
 
 
 def command(folder: Path, name: str, device: torch.device, *flags: str) -> list[str]:
@@ -187,4 +196,5 @@ def checks(device: torch.device, size: Size) -> Iterator[tuple[str, str]]:
     """All checks by name, and what is wrong."""
     yield "head against double precision", head_is_exact(device, size)
     yield "the head's bits twice", head_is_repeatable(device, size)
+    yield "Muon against double precision", muon_is_exact(device)
     yield from trainings(device)

@@ -65,8 +65,8 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """A matrix with the same singular vectors, and singular values of nearly 1.
 
     The shorter side is cut into equal blocks of at most `BLOCK`, if it can be, and each is a matrix
-    of its own. The iteration runs on their Gram matrices. Both are less work; the latter diverges
-    in less than single precision (https://dao-lab.ai/blog/2026/gram-newton-schulz).
+    of its own. The iteration runs on their Gram matrices. Both are less work; the latter is not for
+    half precision (https://dao-lab.ai/blog/2026/gram-newton-schulz).
 
     Args:
         matrix: M x N. Singular values below a hundredth of a block's norm end below 1, and those of
