@@ -46,6 +46,7 @@ class Muon(AdamW):
         lr, momentum, state = group["lr"], group["betas"][0], self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
+            state["step"] = torch.zeros(())  # which AdamW looks for when it loads a state
         average = state["momentum_buffer"]
         skipped = getattr(self, "found_inf", matrix.new_zeros(()))
         gradient = torch.where(skipped > 0, average, gradient)  # which changes no average

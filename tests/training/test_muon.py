@@ -106,3 +106,16 @@ def test_a_step_that_is_skipped_leaves_no_trace():
     for optimizer in optimizers:
         step(optimizer, random_like(other, 2))
     assert [*map(torch.equal, skipping, other)] == [True] * 2
+
+
+def test_a_loaded_state_goes_on_as_it_would_have():
+    shapes = [(4, 3, 3, 3), (4,)]
+    whole, cut = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    optimizers = [Muon(ps, lr=0.1, weight_decay=0.5, fused=True) for ps in (whole, cut)]
+    for optimizer in optimizers:
+        step(optimizer, random_like(whole, 1))
+    resumed = Muon(cut, lr=0.2, fused=True)
+    resumed.load_state_dict(optimizers[1].state_dict())
+    for optimizer in (optimizers[0], resumed):
+        step(optimizer, random_like(whole, 2))
+    assert [*map(torch.equal, whole, cut)] == [True] * 2
