@@ -45,8 +45,7 @@ class Crops(NamedTuple):
 
 
 CROPS = Crops(2, 384, 150)
-SGD = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
-FUSED_SGD = partial(SGD, fused=True)
+SGD = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4, fused=True)
 AUXILIARY = 0.4  # weight of an auxiliary loss
 GIGABYTES = (12, 24, 80)
 
@@ -61,8 +60,8 @@ def classic(arch_encoder: str, arch_decoder: str, crops: Crops = CROPS) -> Job:
     def loss(labels: Tensor) -> Tensor:
         return classic_loss(classic_logits(encoder, decoder, images), labels)
 
-    optimizer = partial(SGD, fused=False)
-    return step(nn.ModuleList([encoder, decoder]), loss, crops, optimizer)
+    make_optimizer = partial(SGD, fused=False)
+    return step(nn.ModuleList([encoder, decoder]), loss, crops, make_optimizer)
 
 
 def ours(
@@ -70,22 +69,24 @@ def ours(
     arch_decoder: str,
     amp: torch.dtype | None = None,
     grad_checkpoint: bool = False,
+    crops: Crops = CROPS,
+    make_optimizer: Callable[..., Optimizer] = SGD,
 ) -> Job:
-    """What train.py does with its defaults, or with --amp or --grad_checkpoint."""
-    encoder, decoder = build(arch_encoder, arch_decoder)
+    """What train.py does with its defaults, or with --amp, --grad_checkpoint or --optim."""
+    encoder, decoder = build(arch_encoder, arch_decoder, crops.classes)
     encoder.grad_checkpoint = grad_checkpoint
     model = SegmentationModel(encoder, decoder, amp)
     speed_up_gradients(model)
-    return our_step(model)
+    return our_step(model, crops, make_optimizer)
 
 
 def our_step(
-    model: SegmentationModel, crops: Crops = CROPS, optimizer: Callable[..., Optimizer] = FUSED_SGD
+    model: SegmentationModel, crops: Crops = CROPS, make_optimizer: Callable[..., Optimizer] = SGD
 ) -> Job:
     """A step of a network of ours, whose pictures and labels are bytes, as the loader has them."""
     keep_freed_memory()
     images = torch.randint(256, crops.images, dtype=torch.uint8)
-    return step(model, lambda labels: model(images, labels.to(torch.uint8)), crops, optimizer)
+    return step(model, lambda labels: model(images, labels.to(torch.uint8)), crops, make_optimizer)
 
 
 def peer(build_peer: Builder, amp: torch.dtype | None, crops: Crops = CROPS) -> Job:
@@ -119,7 +120,7 @@ def step(
     model: nn.Module,
     loss: Callable[[Tensor], Tensor],
     crops: Crops = CROPS,
-    make_optimizer: Callable[..., Optimizer] = FUSED_SGD,
+    make_optimizer: Callable[..., Optimizer] = SGD,
 ) -> Job:
     """Loss, gradient and update of the weights; `loss` takes labels of the crops."""
     model.train()

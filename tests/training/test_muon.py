@@ -9,13 +9,21 @@ from torch.optim import AdamW
 from training.muon import Muon, orthogonalize
 
 
-def matrix(singular: Tensor, columns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def matrix(singular: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     """A matrix of given singular values, and its singular vectors."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows = len(singular)
     left = torch.linalg.qr(torch.randn(rows, rows, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0]
     return left * singular @ right.T, left, right
+
+
+def two_alike(*shapes: tuple[int, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of these shapes, and the same once more."""
+    generator = torch.Generator().manual_seed(1)
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    first, second = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    return first, second
 
 
 def random_like(parameters: list[nn.Parameter], seed: int) -> list[Tensor]:
@@ -62,9 +70,8 @@ def test_a_large_matrix_is_cut_into_equal_blocks(tall):
 
 def test_it_is_what_timm_has_but_for_rounding():
     """timm computes in bfloat16."""
-    shapes = [(8, 4, 3, 3), (6, 12, 1, 1), (5, 9)]
-    start = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
-    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    ours, theirs = two_alike((8, 4, 3, 3), (6, 12, 1, 1), (5, 9))
+    start = [p.detach().clone() for p in ours]
     settings = {"lr": 0.1, "weight_decay": 0.5, "betas": (0.8, 0.99)}
     reference = timm.optim.Muon(
         theirs, **settings, momentum=0.8, nesterov=True, ns_coefficients="quintic"
@@ -80,10 +87,8 @@ def test_it_is_what_timm_has_but_for_rounding():
 
 
 def test_depthwise_convolutions_norms_and_biases_are_adamws():
-    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6))
-    ours = [*network.parameters()]
-    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    ours, theirs = two_alike(*(p.shape for p in network.parameters()))
     settings = {"lr": 0.1, "weight_decay": 0.5, "betas": (0.8, 0.999), "fused": True}
     optimizer, reference = Muon(ours, **settings), AdamW(theirs, **settings)
     for seed in range(3):
@@ -94,13 +99,12 @@ def test_depthwise_convolutions_norms_and_biases_are_adamws():
 
 def test_a_step_that_is_skipped_leaves_no_trace():
     """Its gradients are not finite: neither weights nor averages see them."""
-    shapes = [(4, 3, 3, 3), (4,)]
-    skipping, other = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    skipping, other = two_alike((4, 3, 3, 3), (4,))
     optimizers = [Muon(ps, lr=0.1, weight_decay=0.5, fused=True) for ps in (skipping, other)]
     for optimizer in optimizers:
         step(optimizer, random_like(other, 1))
     optimizers[0].found_inf = torch.ones(())
-    step(optimizers[0], [torch.full(shape, torch.nan) for shape in shapes])
+    step(optimizers[0], [torch.full_like(p, torch.nan) for p in other])
     assert [*map(torch.equal, skipping, other)] == [True] * 2
     optimizers[0].found_inf = torch.zeros(())
     for optimizer in optimizers:
@@ -109,8 +113,7 @@ def test_a_step_that_is_skipped_leaves_no_trace():
 
 
 def test_a_loaded_state_goes_on_as_it_would_have():
-    shapes = [(4, 3, 3, 3), (4,)]
-    whole, cut = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    whole, cut = two_alike((4, 3, 3, 3), (4,))
     optimizers = [Muon(ps, lr=0.1, weight_decay=0.5, fused=True) for ps in (whole, cut)]
     for optimizer in optimizers:
         step(optimizer, random_like(whole, 1))
