@@ -69,15 +69,14 @@ def ours(
     arch_decoder: str,
     amp: torch.dtype | None = None,
     grad_checkpoint: bool = False,
-    crops: Crops = CROPS,
     make_optimizer: Callable[..., Optimizer] = SGD,
 ) -> Job:
     """What train.py does with its defaults, or with --amp, --grad_checkpoint or --optim."""
-    encoder, decoder = build(arch_encoder, arch_decoder, crops.classes)
+    encoder, decoder = build(arch_encoder, arch_decoder)
     encoder.grad_checkpoint = grad_checkpoint
     model = SegmentationModel(encoder, decoder, amp)
     speed_up_gradients(model)
-    return our_step(model, crops, make_optimizer)
+    return our_step(model, make_optimizer=make_optimizer)
 
 
 def our_step(
