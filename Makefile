@@ -12,11 +12,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Settings that learn something in a few minutes on two cores: a learning rate for training from
+# Settings that learn something in a few minutes on two cores: an optimiser for training from
 # scratch, and crops of 128 pixels, which suit the fast convolutions of models/winograd.py.
 RECIPE := --arch_encoder resnet34_dilated8 --weights_encoder none --imgSize 128 --segSize 128 \
-	--batch_size_per_gpu 8 --num_epoch 11 --eval_epoch 4 \
-	--optim AdamW --lr_encoder 0.002 --lr_decoder 0.002 --weight_decay 0.01
+	--batch_size_per_gpu 8 --num_epoch 5 --eval_epoch 2 --optim Muon --beta1 0.95 \
+	--lr_encoder 0.005 --lr_decoder 0.005 --weight_decay 0.01 --norm_weight_decay 0
 HELD_OUT := data/sample/images/validation/ADE_val_00000001.jpg
 
 .PHONY: setup demo test quick lint bench gpu stress
