@@ -2,8 +2,8 @@
 
     python -m benchmarks.amp
 
-Trains resnet34_dilated8 + c1_bilinear twice on the sample of `make demo`, with the same crops in the
-same order. The second training is slow on hardware without native bfloat16.
+Trains resnet34_dilated8 + c1_bilinear twice on the sample of `make demo`, with the same crops in
+the same order. The second training is slow on hardware without native bfloat16.
 """
 
 import argparse
