@@ -41,6 +41,7 @@ from training.class_weights import find_class_weights
 from training.options import parse_args
 from training.owner import own
 from training.startup_checks import (
+    check_crops,
     check_gpus,
     check_settings,
     check_validation,
@@ -185,8 +186,10 @@ def build_network(
         loss = CrossEntropy(weight, *options)
         amp = select_amp(args.amp, world.device)
         network = SegmentationModel(encoder, decoder, amp, loss, args.deepsup_scale)
+        synchronised = world.size > 1 and wants_sync_bn(args)
+        check_crops(args, network, args.batch_size_per_gpu * (world.size if synchronised else 1))
         network.to(world.device)
-        if world.size > 1 and wants_sync_bn(args):
+        if synchronised:
             synchronise(network)
         if world.device.type == "cpu":
             speed_up_gradients(network)

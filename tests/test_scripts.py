@@ -882,6 +882,11 @@ BAD_TRAINING = {
     "no device": (None, ["--device", "meta"], ["--device meta"]),
     "a single class": (None, ["--num_class", "1"], ["--num_class 1", "give 2"]),
     "tiny crops": (None, ["--imgSize", "16"], ["--imgSize", "32"]),
+    "a single feature": (
+        None,
+        ["--arch_encoder", "resnet18", "--batch_size_per_gpu", "1"],
+        ["--imgSize 32 --batch_size_per_gpu 1", "stride of 32"],
+    ),
     "scales the wrong way round": (
         None,
         ["--scale_min", "2"],
