@@ -18,11 +18,9 @@ DOCUMENT, PICTURE = ROOT / "docs/speed.md", ROOT / "docs/speed.png"
 
 def all_tables(args: argparse.Namespace) -> Tables:
     """The tables of all benchmarks; document and picture are renewed with them."""
-    evaluated = evaluation.tables(args)  # first, as it fails if there is no such run
     results: Tables = {}
-    for benchmark in (head, metrics, loader, step):
+    for benchmark in (head, metrics, loader, step, evaluation):
         results |= benchmark.tables(args)
-    results |= evaluated
     figure = draw(results)
     write_atomically(PICTURE, lambda file: figure.savefig(file, format="png"))
     renew(DOCUMENT, results)
@@ -57,9 +55,4 @@ def is_race(rows: list[Row]) -> bool:
 
 
 if __name__ == "__main__":
-    main(
-        __doc__.splitlines()[0],
-        all_tables,
-        id={"help": "a trained run, to compare labels with"},
-        ckpt={"default": "./ckpt", "help": "folder of the runs"},
-    )
+    main(__doc__.splitlines()[0], all_tables)

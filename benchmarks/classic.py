@@ -16,12 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.decoders import Decoder, PSPBilinear
-from models.encoder import Encoder
+from models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from models.upsample import upsample
 from models.winograd import Conv3x3
-
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -76,9 +73,14 @@ def classic_item(
     return normalised(picture), torch.from_numpy(label.astype(np.int64) - 1)
 
 
-def normalised(picture: np.ndarray) -> Tensor:
-    """A picture H x W x 3 in 0…255 as 3 x H x W, normalised by ImageNet's mean and deviation."""
-    picture = (picture.astype(np.float32) / 255 - MEAN) / STD
+def normalised(
+    picture: np.ndarray,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """A picture H x W x 3 in 0…255 as 3 x H x W, normalised by mean and deviation in 0…1."""
+    centre, scale = np.array(mean, np.float32), np.array(std, np.float32)
+    picture = (picture.astype(np.float32) / 255 - centre) / scale
     return torch.from_numpy(picture.transpose(2, 0, 1).copy())
 
 
@@ -100,7 +102,7 @@ def classic_prediction(
         scaled = scipy.ndimage.zoom(
             picture, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"
         )
-        images = normalised(scaled)[None]
+        images = normalised(scaled, encoder.mean, encoder.std)[None]
         logits = classic_logits(encoder, decoder, images)
         extent = None if stretch else encoder.extents(images)[-1]
         total = total + upsample(logits, picture.shape[:2], extent).softmax(dim=1) / len(scales)

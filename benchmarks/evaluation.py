@@ -1,7 +1,6 @@
 """Five-scale evaluation and large photographs, against the classic recipe.
 
     python -m benchmarks.evaluation
-    python -m benchmarks.evaluation --id ID      # also: do both give the same labels with this run
 
 The first tables are about a picture of 512 x 683 pixels and 150 classes. The next one has time and
 memory as pixels or classes double four times, the last one what `test.py --imgSize -1` needs for a
@@ -33,12 +32,10 @@ from benchmarks.common import (
     compare,
     main,
     measure,
-    validation_pictures,
 )
 from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from common.files import tensors, write_atomically
-from common.runs import PARTS, find_run, run_folder
 from inference import SCALES, predict
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder
@@ -150,48 +147,8 @@ def photograph() -> list[Row]:
     return [{"": "4000 x 6000, 150 classes", "s": seconds, "GB in all at most": peak}]
 
 
-def agreement(run_id: str, ckpt: str, pictures: int = 4) -> list[Row]:
-    """The share of pixels of validation pictures that ours and the classic recipe label alike.
-
-    The classic recipe does not stretch features here.
-    """
-    config = find_run(ckpt, run_id, "_best.pth")
-    encoder_file, decoder_file = (run_folder(ckpt, run_id) / f"{part}_best.pth" for part in PARTS)
-    data = validation_pictures(config, pictures)
-
-    def load() -> tuple[Encoder, Decoder]:
-        encoder = ModelBuilder.build_encoder(config["arch_encoder"], weights=str(encoder_file))
-        decoder = ModelBuilder.build_decoder(
-            config["arch_decoder"],
-            encoder.channels,
-            config["num_class"],
-            weights=str(decoder_file),
-        )
-        return encoder.eval(), decoder.eval()
-
-    encoder, decoder = load()
-    for network in (encoder, decoder):
-        classic_network(network)
-    model = SegmentationModel(*load(), select_amp("auto", torch.device("cpu"))).freeze()
-    rows: list[Row] = []
-    for scales in ((1.0,), SCALES):
-        same = []
-        for i in range(len(data)):
-            picture, label, _ = data[i]
-            height, width = label.shape
-            labels = predict(model, picture[None], (height, width), scales=scales)[0]
-            pixels = picture.permute(1, 2, 0).numpy()
-            expected = classic_prediction(encoder, decoder, pixels, scales, stretch=False)
-            same.append((labels == expected).flatten())
-        share = torch.cat(same).float().mean().item()
-        rows.append({"scales": ", ".join(map(str, scales)), "same labels, %": f"{share:.3%}"})
-    return rows
-
-
 def tables(args: argparse.Namespace) -> Tables:
-    """Comparisons, growth, a photograph, and, with a run, the agreement of labels."""
-    title = "Labels that agree with the classic recipe's"
-    agreed = {title: agreement(args.id, args.ckpt)} if args.id else {}
+    """Comparisons, growth, and a photograph."""
     amp = select_amp("auto", torch.device("cpu"))
     r34c1, r50psp = ("resnet34_dilated8", "c1_bilinear"), ("resnet50_dilated8", "psp_bilinear")
     results: Tables = {}
@@ -205,13 +162,8 @@ def tables(args: argparse.Namespace) -> Tables:
         results[title] = compare(contenders, args.rounds)
     results["Growth of five-scale evaluation"] = growth()
     results["`test.py --imgSize -1`, resnet34_dilated8 + c1_bilinear"] = photograph()
-    return results | agreed
+    return results
 
 
 if __name__ == "__main__":
-    main(
-        __doc__.splitlines()[0],
-        tables,
-        id={"help": "a trained run, to compare labels with"},
-        ckpt={"default": "./ckpt", "help": "folder of the runs"},
-    )
+    main(__doc__.splitlines()[0], tables)

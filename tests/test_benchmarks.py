@@ -130,6 +130,21 @@ def test_networks_are_trained_as_a_run_was_and_scored(script, data, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_runs_labels_are_compared_with_the_classic_recipe(script, data: Data) -> None:
+    result = script("benchmarks/agreement.py", "--id", "run")
+    assert result.code == 2 and "no such run" in result.err
+    run = flags(id="run", num_epoch=16, eval_epoch=16, optim="AdamW")
+    assert script("train.py", *TINY, *run, *data.flags).code == 0
+    result = script("benchmarks/agreement.py", "--id", "run", "--pictures", 2, "--json")
+    agreed, scores = list(json.loads(result.out).values())[1:]
+    assert all(float(row["same labels"].rstrip("%")) > 95 for row in agreed), agreed
+    whole, *cut = scores  # the pictures' sides are multiples of the stride
+    for score in ("pixel accuracy", "mean IoU"):
+        assert whole[f"stretched: {score}"] == whole[f"exact: {score}"]
+        assert any(row[f"stretched: {score}"] != row[f"exact: {score}"] for row in cut)
+
+
+@pytest.mark.slow
 def test_a_gpu_would_be_checked():
     """All checks of `make gpu` in a small size, on the CPU."""
     found = dict(gpu_checks.checks(torch.device("cpu"), gpu_checks.TINY))
