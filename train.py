@@ -35,13 +35,13 @@ from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.cost import giga_macs
 from models.depthwise import speed_up_gradients
+from models.layers import accept_single_values
 from models.loss import CrossEntropy
 from models.sync_batchnorm import synchronise
 from training.class_weights import find_class_weights
 from training.options import parse_args
 from training.owner import own
 from training.startup_checks import (
-    check_crops,
     check_gpus,
     check_settings,
     check_validation,
@@ -186,11 +186,11 @@ def build_network(
         loss = CrossEntropy(weight, *options)
         amp = select_amp(args.amp, world.device)
         network = SegmentationModel(encoder, decoder, amp, loss, args.deepsup_scale)
-        synchronised = world.size > 1 and wants_sync_bn(args)
-        check_crops(args, network, args.batch_size_per_gpu * (world.size if synchronised else 1))
         network.to(world.device)
-        if synchronised:
+        if world.size > 1 and wants_sync_bn(args):
             synchronise(network)
+        else:
+            accept_single_values(network)
         if world.device.type == "cpu":
             speed_up_gradients(network)
     return network

@@ -25,14 +25,36 @@ def conv_bn_relu(
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that also trains where a batch holds a single value per channel.
 
-    The 1x1 pool of a batch of one picture has a variance of zero, and batch statistics would erase
-    it. The running statistics normalise it instead, as they do at inference; they do not change.
+    Such a value, as in the 1x1 pool of a batch of one picture, has a variance of zero, and batch
+    statistics would erase it. The running statistics normalise it instead, as they do at inference;
+    they do not change.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """B x C x h x w, normalised."""
-        if self.training and x[:, 0].numel() == 1:
+        if self.training and x.numel() == self.num_features:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+
+class PooledBatchNormAct2d(PooledBatchNorm2d):
+    """timm's `BatchNormAct2d`, which trains there, too."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x h x w, normalised and activated."""
+        return self.act(self.drop(super().forward(x)))
+
+
+KINDS = {"BatchNorm2d": PooledBatchNorm2d, "BatchNormAct2d": PooledBatchNormAct2d}
+
+
+def accept_single_values(network: nn.Module) -> None:
+    """Let all BatchNorm of a network train where a batch holds a single value per channel."""
+    for module in network.modules():
+        if kind := KINDS.get(type(module).__name__):
+            module.__class__ = kind

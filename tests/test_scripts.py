@@ -128,6 +128,14 @@ def test_encoders_of_timm_train_resume_evaluate_and_segment(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 5])  # of a batch; of six pictures, the last has one, too
+def test_a_crop_of_a_single_feature_trains(script, data, size):
+    options = flags(id="mine", num_epoch=1, arch_encoder="resnet18", batch_size_per_gpu=size)
+    result = script("train.py", *SMALL, *data.flags, *options)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.slow
 def test_the_id_is_composed_from_the_settings_unless_given(script, data, tmp_path):
     result = script("train.py", *SMALL, *data.flags, "--num_epoch", "1")
     assert result.code == 0, result.err
@@ -882,11 +890,6 @@ BAD_TRAINING = {
     "no device": (None, ["--device", "meta"], ["--device meta"]),
     "a single class": (None, ["--num_class", "1"], ["--num_class 1", "give 2"]),
     "tiny crops": (None, ["--imgSize", "16"], ["--imgSize", "32"]),
-    "a single feature": (
-        None,
-        ["--arch_encoder", "resnet18", "--batch_size_per_gpu", "1"],
-        ["--imgSize 32 --batch_size_per_gpu 1", "stride of 32"],
-    ),
     "scales the wrong way round": (
         None,
         ["--scale_min", "2"],

@@ -5,14 +5,12 @@ import logging
 from pathlib import Path
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from common.distributed import World, is_launched
 from common.files import check_writable
 from common.metrics import is_labelled
 from common.runs import is_run, new_run, run_folder
-from models import SegmentationModel
 from models.builder import check_decoder, check_encoder
 from utils import UserError
 
@@ -65,26 +63,6 @@ def check_settings(args: argparse.Namespace, world: World, resuming: bool) -> No
         check_writable("--vis", Path(args.vis) / args.id)
         if args.compile:
             check_compiler(args, world.device)
-
-
-def check_crops(args: argparse.Namespace, network: SegmentationModel, pictures: int) -> None:
-    """Check that BatchNorm has a variance where the encoder's map is smallest.
-
-    Args:
-        args: the settings.
-        network: the network.
-        pictures: how many BatchNorm takes its statistics of.
-
-    Raises:
-        UserError: there is a single value for each channel.
-    """
-    stride = network.encoder.coarsest_stride
-    learns = not args.fix_bn and any(isinstance(part, _BatchNorm) for part in network.modules())
-    if learns and pictures == 1 and args.imgSize <= stride:
-        raise UserError(
-            f"--imgSize {args.imgSize} --batch_size_per_gpu 1: a crop has one feature at a stride "
-            f"of {stride}, which gives BatchNorm no variance; give more of either"
-        )
 
 
 def check_warmup(args: argparse.Namespace, world: World, steps: int) -> None:

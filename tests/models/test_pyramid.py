@@ -1,3 +1,4 @@
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -6,7 +7,7 @@ from torch.nn import functional as F
 
 from models.hrnet import brought
 from models.interpolation import kept_interpolation, resample
-from models.layers import PooledBatchNorm2d
+from models.layers import PooledBatchNorm2d, accept_single_values
 from models.pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 
 
@@ -17,6 +18,25 @@ def test_larger_batches_are_normalised_as_ever():
         x = torch.randn(shape)
         torch.testing.assert_close(ours(x), plain(x))
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_every_batchnorm_of_a_network_trains_on_a_single_value_as_it_infers():
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("test_efficientnet", num_classes=0, global_pool="").train()
+    x = torch.randn(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        network(x)
+    kept, norm = deepcopy(network.state_dict()), network.bn2
+    accept_single_values(network)
+    seen = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
+    network(x)
+    value, output = seen
+    assert value.shape[-2:] == (1, 1)
+    torch.testing.assert_close(output, norm.eval()(value))
+    assert network.state_dict().keys() == kept.keys()
+    torch.testing.assert_close(norm.running_mean, kept["bn2.running_mean"])
+    assert not torch.equal(network.bn1.running_mean, kept["bn1.running_mean"])
 
 
 @pytest.mark.parametrize("extents", [None, [(4.5, 3.3), (2.25, 1.65)]])
