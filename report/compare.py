@@ -14,10 +14,12 @@ from utils import UserError
 
 CHANGED = 10  # pictures to tell
 SETTINGS = (
+    "suffix",
     "protocol",
     "imgSize",
     "segSize",
     "scales",
+    "flip",
     "amp",
 )  # of an evaluation, that move its scores
 
@@ -39,7 +41,7 @@ def parse_run(run: str, scores: Path, pictures: Path) -> tuple[Counts, list[str]
     try:
         content = json.loads(scores.read_bytes())
         classes = [str(row["name"]) for row in content["classes"]]
-        given = {"protocol": "own", **content["settings"]}  # the only one that there was at first
+        given = {"protocol": "own", "flip": 0, **content["settings"]}  # all that there was at first
         settings = {key: given[key] for key in ("list_val", *SETTINGS)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,9 @@ def test_scores_of_other_weights_are_not_shared(script: Script, shared: Path) ->
     assert not Path("again/mine/scores.json").exists()
     assert "It has not been scored" in Path("again/mine/README.md").read_text()
     result = script(*export, "--result", "latest", "--suffix", "_latest.pth")
+    assert result.code == 0 and "are of other weights" in result.out
+    shutil.copytree("ckpt", "others")  # with the times of the files
+    result = script(*export, "--result", "others_export", "--ckpt", "others")
     assert result.code == 0 and "are of other weights" in result.out
     Path("result/mine/scores.json").write_text("{")
     assert "is damaged" in script(*export, "--result", "third").out

@@ -123,6 +123,19 @@ def test_runs_scored_in_another_way_are_refused_or_told(script, data, evaluated)
     assert script("eval.py", "--id", "mine", *EVAL, "--imgSize", "96").code == 0
     result = script("eval.py", "--compare", "first", "mine")
     assert "WARNING: A was evaluated with --imgSize -1, B with --imgSize 96" in result.out
+    assert (
+        script("eval.py", "--id", "mine", *EVAL, "--flip", "1", "--suffix", "_latest.pth").code == 0
+    )
+    path = evaluated.with_name("first") / "scores.json"
+    scores = json.loads(path.read_text())
+    del scores["settings"]["flip"]  # as before there was such a flag
+    path.write_text(json.dumps(scores))
+    result = script("eval.py", "--compare", "first", "mine")
+    assert "WARNING: A was evaluated with --flip 0, B with --flip 1" in result.out
+    assert (
+        "WARNING: A was evaluated with --suffix _best.pth, B with --suffix _latest.pth"
+        in result.out
+    )
     label = cv2.imread(str(data.label("val/0")), cv2.IMREAD_GRAYSCALE)
     label[0, 0] = 3
     cv2.imwrite(str(data.label("val/0")), label)
