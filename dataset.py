@@ -199,7 +199,7 @@ class TrainDataset(CropDataset):
         augmentation = self.augmentation
         for _ in range(MAX_CROPS):
             scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
-            side = min(round(self.imgSize / scale), height, width)
+            side = min(max(1, round(self.imgSize / scale)), height, width)
             y, x = rng.randrange(height - side + 1), rng.randrange(width - side + 1)
             ratio = augmentation.cat_max_ratio
             if ratio == 1 or is_varied(label[y : y + side, x : x + side], ratio):

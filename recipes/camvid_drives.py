@@ -16,11 +16,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with train.txt and val.txt")
     parser.add_argument("lists", type=Path, help="folder to write to")
     args = parser.parse_args()
-    names = [
-        name
-        for split in ("train", "val")
-        for name in (args.data / f"{split}.txt").read_text().split()
-    ]
+    try:
+        texts = [(args.data / f"{split}.txt").read_text() for split in ("train", "val")]
+    except OSError as error:
+        parser.error(f"cannot read {error.filename}: {error.strerror}")
+    names = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     for unseen in sorted({drive(name) for name in names}):
         folder = args.lists / unseen
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,11 @@ def test_an_item_is_a_whole_picture_with_classes_counted_from_0(data):
     assert (label.numpy()[raw > 0] == raw[raw > 0] - 1).all()
 
 
+def test_a_crop_has_a_pixel_at_any_scale(data):
+    image, label, *_ = training(data, scale_min=99, scale_max=100)[1, 0, True]
+    assert image.shape == (3, 32, 32) and len(label.unique()) == 1
+
+
 def test_a_limit_takes_the_first(data):
     assert list(dataset(data, limit=2).names) == ["train/0.jpg", "train/1.jpg"]
     assert len(dataset(data, limit=-1)) == len(dataset(data, limit=99)) == 6

@@ -18,3 +18,15 @@ def test_camvid_is_split_so_that_one_drive_is_scored_and_the_others_trained_on(s
         )
         assert sorted(train + val) == everything and len(val) == count
         assert all(drive in name for name in val) and not any(drive in name for name in train)
+
+
+def test_lists_of_drives_need_lists_and_keep_blanks_in_names(script, tmp_path):
+    result = script("recipes/camvid_drives.py", tmp_path, tmp_path / "lists")
+    assert result.code == 2 and f"cannot read {tmp_path / 'train.txt'}" in result.err
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text(f"{split}/0006R0_a street.png\n\n")
+    result = script("recipes/camvid_drives.py", tmp_path, tmp_path / "lists")
+    assert result.code == 0, result.err
+    (drive,) = (tmp_path / "lists").iterdir()
+    expected = "train/0006R0_a street.png\nval/0006R0_a street.png\n"
+    assert drive.name == "0006R0" and (drive / "val.txt").read_text() == expected
