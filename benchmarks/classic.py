@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.decoders import Decoder, PSPBilinear
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from models.interpolation import Extent
 from models.upsample import upsample
 from models.winograd import Conv3x3
 
@@ -31,11 +32,20 @@ def classic_network(module: Network) -> Network:
     return module
 
 
-def classic_logits(encoder: Encoder, decoder: Decoder, images: Tensor) -> Tensor:
-    """Logits B x C x h x w of normalised pictures B x 3 x H x W."""
-    features = encoder(images)
+def classic_logits(
+    encoder: Encoder,
+    decoder: Decoder,
+    images: Tensor,
+    extents: Sequence[Extent] | None = None,
+) -> Tensor:
+    """Logits B x C x h x w of normalised pictures B x 3 x H x W.
+
+    Maps are stretched over each other, unless their extents are given.
+    """
+    maps = encoder.maps(images, decoder.num_maps)
     if not isinstance(decoder, PSPBilinear):
-        return decoder.logits([features])
+        return decoder.logits(maps, extents)
+    features = maps[-1]
     pools = [upsampled(pool(features), features.shape[-2:]) for pool in decoder.psp]
     conv, *rest = decoder.conv_last
     assert isinstance(conv, nn.Conv2d)
@@ -103,7 +113,8 @@ def classic_prediction(
             picture, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"
         )
         images = normalised(scaled, encoder.mean, encoder.std)[None]
-        logits = classic_logits(encoder, decoder, images)
-        extent = None if stretch else encoder.extents(images)[-1]
+        extents = None if stretch else encoder.extents(images)
+        logits = classic_logits(encoder, decoder, images, extents)
+        extent = extents[decoder.position] if extents else None
         total = total + upsample(logits, picture.shape[:2], extent).softmax(dim=1) / len(scales)
     return total.argmax(dim=1)[0]

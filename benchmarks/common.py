@@ -18,6 +18,7 @@ import torch
 from common.devices import select_amp
 from common.files import text, write_atomically
 from dataset import SegmentationDataset
+from models import ModelError
 from utils import UserError
 
 Job = Callable[[], object]
@@ -38,7 +39,7 @@ def main(description: str, tables: Callable[[argparse.Namespace], Tables], **fla
     args = parser.parse_args()
     try:
         results = tables(args)
-    except UserError as error:
+    except (UserError, ModelError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     if args.json:
         print(json.dumps({"machine": machine(), **results}, indent=2))
@@ -174,7 +175,13 @@ def machine() -> dict[str, str | int]:
 
 
 def validation_pictures(config: dict, number: int = -1) -> SegmentationDataset:
-    """The validation pictures of a run of these settings, so many of them; -1 = all."""
+    """The validation pictures of a run of these settings, so many of them; -1 = all.
+
+    Raises:
+        UserError: the settings know no data, or its files are missing.
+    """
+    if "list_val" not in config:
+        raise UserError("--id: this run's config.json knows no data, as train.py's does")
     return SegmentationDataset(
         config["list_val"],
         config["root_img"],

@@ -59,9 +59,16 @@ class PeerEncoder(Encoder):
         return self.compute(self.encoder, x.contiguous(memory_format=torch.channels_last))
 
     def load_backbone(self, state: dict[str, Tensor]) -> None:
-        """Start from weights of the backbone as timm has them; it has no use for the classifier."""
-        backbone = self.get_submodule("encoder.model")
-        backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+        """Start from weights of the backbone as timm has them; it has no use for the classifier.
+
+        Raises:
+            UserError: the weights are of another backbone.
+        """
+        backbone = getattr(self.encoder, "model", self.encoder)
+        own = backbone.state_dict()
+        if any(key not in state or state[key].shape != value.shape for key, value in own.items()):
+            raise UserError("--weights: they are of another backbone than those of --peers")
+        backbone.load_state_dict({key: state[key] for key in own})
 
 
 class PeerDecoder(Decoder):
@@ -72,8 +79,14 @@ class PeerDecoder(Decoder):
     def __init__(self, name: str, num_class: int, channels: Sequence[int], **head):
         super().__init__(**head)
         network = build_network(name, num_class)
+        self.channels = channels
         self.decoder = network.decoder
         self.segmentation_head = network.segmentation_head
+
+    @property
+    def num_maps(self) -> int:
+        """All."""
+        return len(self.channels)
 
     def logits(self, maps: Sequence[Tensor], extents: Sequence[Extent] | None = None) -> Tensor:
         """B x num_class x H x W, without the continued sides where extents tell the picture's."""

@@ -15,6 +15,7 @@ command resumes what was interrupted.
 
 import argparse
 import csv
+import hashlib
 import json
 import statistics
 import subprocess
@@ -32,8 +33,10 @@ from benchmarks.peers import NAMES, PeerEncoder
 from common.files import write_atomically
 from common.runs import existing_run, read_config
 from models.weights import read_state
+from utils import UserError
 
 ROOT = Path(__file__).parent.parent
+WEIGHTS = "encoder_latest.pth"  # of a run, written last
 NOT_SHARED = {"fc_dim", "weights_used", "drop_path", "pictures"}  # settings of one network or run
 
 
@@ -64,7 +67,8 @@ class Track:
     def train(self, contender: Contender, epochs: int, seed: int) -> tuple[str, list[float]]:
         """Train a contender, or resume it; returns the id, and the minutes of each epoch."""
         arch = contender.arch_encoder.replace(":", "-").replace("@", "-")
-        run = f"{arch}-{self.run}-{contender.factor:g}-epochs{epochs}-seed{seed}"
+        initial = fingerprint(contender.weights)
+        run = f"{arch}-{initial}-{self.run}-{contender.factor:g}-epochs{epochs}-seed{seed}"
         own = {
             "id": run,
             "arch_encoder": contender.arch_encoder,
@@ -93,8 +97,8 @@ class Track:
 
     def score(self, run: str) -> float:
         """The mean IoU of a contender's last weights, in percent; they are scored only once."""
-        scores = self.folder / "result" / run / "scores.json"
-        if not scores.exists():
+        scores, weights = self.folder / "result" / run / "scores.json", self.folder / run / WEIGHTS
+        if not scores.exists() or scores.stat().st_mtime < weights.stat().st_mtime:
             call(
                 "eval.py",
                 id=run,
@@ -103,6 +107,13 @@ class Track:
                 result=self.folder / "result",
             )
         return 100 * json.loads(scores.read_text())["mean_iou"]
+
+
+def fingerprint(weights: str) -> str:
+    """The first digits of the SHA-256 of a file of weights; "none" for random ones."""
+    if weights == "none":
+        return weights
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:8]
 
 
 def call(script: str, **flags: object) -> None:
@@ -122,7 +133,7 @@ def contenders(track: Track, peers: list[str], weights: str) -> Iterator[Contend
         initial = weights
         if weights != "none":
             encoder.load_backbone(read_state(weights))
-            initial = str(track.folder / f"{peer}.pth")
+            initial = str(track.folder / f"{peer}-{fingerprint(weights)}.pth")
             track.folder.mkdir(exist_ok=True)
             save = partial(torch.save, encoder.state_dict())
             write_atomically(Path(initial), save)
@@ -142,6 +153,8 @@ def best_factor(track: Track, racer: Contender, epochs: int, factors: list[float
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
     """A row for each run, number of minutes and contender."""
+    if len(args.minutes) != len(args.seeds):
+        raise UserError("--minutes and --seeds: give a number of seeds for each number of minutes")
     tracks = [Track(run, args.ckpt) for run in args.id]
     racers = list(contenders(tracks[0], args.peers, args.weights))
     epoch: dict[str, float] = {}  # minutes

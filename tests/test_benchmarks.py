@@ -1,7 +1,9 @@
 """`benchmarks/`: the classic recipe computes what ours does, and comparisons compare."""
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from benchmarks.classic import (
 )
 from benchmarks.common import Job, compare, markdown
 from benchmarks.peers import NAMES, PeerDecoder, PeerEncoder
+from benchmarks.race import Contender, Track
 from inference import predict
 from models import ModelBuilder, SegmentationModel
 from models.loss import upsample_cross_entropy
@@ -29,9 +32,11 @@ from utils import UserError
 
 from .conftest import TINY, Data, flags
 
+Script = Callable[..., Any]
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch_decoder", ["c1_bilinear", "psp_bilinear"])
+@pytest.mark.parametrize("arch_decoder", ["c1_bilinear", "psp_bilinear", "fpn"])
 def test_the_classic_recipe_gives_the_same_logits_loss_and_labels(arch_decoder: str) -> None:
     torch.manual_seed(0)
     encoder = ModelBuilder.build_encoder("resnet34_dilated16", weights="none")
@@ -48,6 +53,9 @@ def test_the_classic_recipe_gives_the_same_logits_loss_and_labels(arch_decoder: 
     torch.testing.assert_close(classic_loss(logits, labels), loss)
     found = classic_prediction(*networks, picture, (1.0,))
     same = found == predict(model, images, (64, 80), scales=(1.0,))[0]
+    assert same.float().mean() > 0.999
+    found = classic_prediction(*networks, picture[:59, :75], (1.0,), stretch=False)
+    same = found == predict(model, images[..., :59, :75], (59, 75), scales=(1.0,))[0]
     assert same.float().mean() > 0.999
 
 
@@ -114,6 +122,8 @@ def test_networks_are_trained_as_a_run_was_and_scored(script, data, tmp_path: Pa
     pytest.importorskip("segmentation_models_pytorch", reason="needs the benchmarks' peers")
     result = script("benchmarks/race.py", "--id", "run", "--ckpt", tmp_path)
     assert result.code == 2 and "no such run" in result.err.splitlines()[-1]
+    result = script("benchmarks/race.py", "--id", "run", "--ckpt", tmp_path, "--minutes", 15)
+    assert result.code == 2 and "--minutes and --seeds" in result.err.splitlines()[-1]
     run = flags(id="run", num_epoch=4, eval_epoch=4, warmup_iters=4, optim="AdamW")
     assert script("train.py", *TINY, *run, *data.flags, "--ckpt", tmp_path).code == 0
     picture = tmp_path / "race.png"
@@ -130,10 +140,29 @@ def test_networks_are_trained_as_a_run_was_and_scored(script, data, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_runs_labels_are_compared_with_the_classic_recipe(script, data: Data) -> None:
+def test_a_race_keeps_no_score_of_other_weights(script: Script, data: Data) -> None:
+    run = flags(id="run", num_epoch=1, eval_epoch=1)
+    assert script("train.py", *TINY, *run, *data.flags).code == 0
+    track, network = Track("run", "ckpt"), ("timm:test_resnet@16", "c1_bilinear")
+    file = str(Path("ckpt/run/encoder_best.pth").absolute())
+    name, other = (track.train(Contender("", *network, w), 1, 1)[0] for w in ("none", file))
+    assert name != other
+    score, path = track.score(name), Path("ckpt/race/result", name, "scores.json")
+    content = json.loads(path.read_text()) | {"mean_iou": 2}
+    path.write_text(json.dumps(content))
+    assert track.score(name) == 200, "what was scored is not scored again"
+    os.utime(path, (0, 0))
+    assert track.score(name) == score, "but weights that came later are"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch_decoder", ["c1_bilinear", "fpn"])
+def test_a_runs_labels_are_compared_with_the_classic_recipe(
+    arch_decoder: str, script: Script, data: Data
+) -> None:
     result = script("benchmarks/agreement.py", "--id", "run")
     assert result.code == 2 and "no such run" in result.err
-    run = flags(id="run", num_epoch=16, eval_epoch=16, optim="AdamW")
+    run = flags(id="run", num_epoch=16, eval_epoch=16, optim="AdamW", arch_decoder=arch_decoder)
     assert script("train.py", *TINY, *run, *data.flags).code == 0
     result = script("benchmarks/agreement.py", "--id", "run", "--pictures", 2, "--json")
     agreed, scores = list(json.loads(result.out).values())[1:]
