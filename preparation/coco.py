@@ -24,7 +24,7 @@ def read_coco(files: SourceFiles, documents: dict[str, dict]) -> Found:
     """Pairs of COCO's annotations; where masks overlap, the smaller one is on top.
 
     Raises:
-        UserError: pycocotools is missing, or annotations contradict each other.
+        UserError: pycocotools is missing, or categories contradict each other.
     """
     try:
         import pycocotools  # type: ignore[import-untyped]  # noqa: F401
@@ -33,7 +33,6 @@ def read_coco(files: SourceFiles, documents: dict[str, dict]) -> Found:
     categories = read_categories(files, documents)
     values, table = enumerated([*categories.values()], "its categories")
     found = Found(f"COCO annotations ({abbreviate([*documents])})", table=table)
-    owners: dict[str, str] = {}
     for name, document in documents.items():
         path = str(files.root / name)
         masks = read_masks(path, document, {i: values[c] for i, c in categories.items()}, found)
@@ -43,12 +42,8 @@ def read_coco(files: SourceFiles, documents: dict[str, dict]) -> Found:
                 what = "pictures that annotations name, but are not there"
                 found.left_out[what].append(image["file_name"])
                 continue
-            if owners.setdefault(picture, name) != name:
-                raise UserError(
-                    f"{files.root}: {owners[picture]} and {name} both annotate {picture}: take one "
-                    "of them out"
-                )
-            label = CodedMasks(path, (image["height"], image["width"]), masks[image["id"]])
+            size = int(image["height"]), int(image["width"])
+            label = CodedMasks(path, size, masks[image["id"]])
             split = split_of(name, with_stem=True) or split_of(picture)
             found.pairs.append(FoundPair(picture, label, split))
     return found

@@ -25,6 +25,8 @@ SPLIT_WORD = re.compile(
 )
 MEDICAL_WORD = re.compile(r"(?:images|labels)(Tr|Ts)$")  # as in the Medical Segmentation Decathlon
 SKIPPED_FOLDERS = {"__MACOSX"}  # beside the hidden ones
+ORIENTATION = 0x0112  # EXIF's tag
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that exchange height and width
 MOST_TEXT = 2**31  # bytes of a text or JSON file
 
 
@@ -33,10 +35,14 @@ class SourceFiles:
 
     Hidden files and folders, folders that hold a prepared data set, and links in a circle are left
     out.
+
+    Attributes:
+        guessed: images by the names for which `find` took them, whose folders are others.
     """
 
     def __init__(self, root: Path):
         self.root = root
+        self.guessed: dict[str, str] = {}
         self.names = sorted(walk(root))
         self.images = [name for name in self.names if name.lower().endswith(FORMATS)]
 
@@ -104,7 +110,11 @@ class SourceFiles:
         if len(candidates) > 1:
             split = split_of(near, with_stem=True)
             candidates = [name for name in candidates if split_of(name) == split]
-        return candidates[0] if len(candidates) == 1 else None
+        if len(candidates) != 1:
+            return None
+        if len(parts) > 1 and common[candidates[0]] == 1:
+            self.guessed[named] = candidates[0]
+        return candidates[0]
 
     def image_with_stem(self, stem: str) -> str | None:
         """The image of a name without its ending."""
@@ -160,16 +170,26 @@ def grouped(items: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     return groups
 
 
-def size_of(picture: Path, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-    """Height and width of a picture as stored, unless they are known.
+def size_of(picture: Path, height: object = None, width: object = None) -> tuple[int, int]:
+    """Height and width of a picture as shown, unless they are known.
 
     Raises:
         UserError: it cannot be read.
     """
     if height and width:
-        return height, width
+        return int(height), int(width)  # type: ignore[call-overload]
     try:
         with Image.open(picture) as image:
-            return image.height, image.width
+            size = image.height, image.width
     except Exception as error:  # Pillow has half a dozen classes for what may be wrong with a file
         raise UserError(f"{picture} cannot be read: {error}") from error
+    return size[::-1] if orientation_of(picture) in ON_ITS_SIDE else size
+
+
+def orientation_of(picture: str | Path) -> int:
+    """The orientation in a picture's EXIF data; 1 = as stored, or not known."""
+    try:
+        with Image.open(picture) as image:
+            return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow has a dozen kinds; the check names what cannot be decoded
+        return 1

@@ -49,7 +49,8 @@ def read_labelme(files: SourceFiles, documents: dict[str, dict]) -> Found:
             kind = {"oriented_rectangle": "polygon"}.get(kind, kind)
             points = tuple(float(x) for point in shape["points"] for x in point)
             least = LEAST_NUMBERS if kind == "polygon" else 4
-            if kind not in SHAPE_KINDS or len(points) < least:
+            most = 4 if kind == "circle" else len(points)
+            if kind not in SHAPE_KINDS or not least <= len(points) <= most:
                 what = f"shapes without an area ({kind})"
                 found.left_out[what].append(f"{name}: {shape['label']}")
             else:

@@ -49,10 +49,12 @@ class Label(ABC):
     Attributes:
         path: of its file, or of the file that holds those of all pictures.
         is_drawn: whether it is drawn from annotations, rather than an image itself.
+        is_of_shown: whether it surely lies as EXIF data turn its picture.
     """
 
     path: str
     is_drawn: ClassVar[bool] = True
+    is_of_shown: ClassVar[bool] = False
 
     @abstractmethod
     def read(self) -> LabelImage:
@@ -107,7 +109,7 @@ class Shape:
 
     Attributes:
         value: the class's.
-        points: x, y, x, y, … of its outline, in pixels; two points of a box or circle.
+        points: x, y, x, y, … of its outline, in pixels; two or four corners of a box.
         kind: one of `SHAPE_KINDS`; a circle has its centre and a point on it.
         mask: of a mask, in its box: a PNG, in base64.
     """
@@ -134,26 +136,33 @@ class Shapes(Label):
     def read(self) -> LabelImage:
         """Values; a pixel belongs to an outline that goes through it, as in labelme."""
         image = Image.new("I", self.size[::-1])
-        draw = ImageDraw.Draw(image)
         for shape in self.shapes:
-            points = list(zip(shape.points[::2], shape.points[1::2], strict=True))
-            if shape.kind == "polygon":
-                draw.polygon(points, fill=shape.value, outline=shape.value)
-            elif shape.kind == "rectangle":
-                (x, y), (x2, y2) = points
-                corners = [(min(x, x2), min(y, y2)), (max(x, x2), max(y, y2))]
-                draw.rectangle(corners, fill=shape.value, outline=shape.value)
-            elif shape.kind == "mask":
-                content = base64.b64decode(shape.mask or "")
-                mask = open_image(content, self.path).convert("L").point(lambda v: 255 * (v > 0))
-                left, top = map(int, points[0])
-                image.paste(shape.value, (left, top), mask)
-            else:
-                (x, y), (x2, y2) = points
-                radius = np.hypot(x2 - x, y2 - y)
-                box = [(x - radius, y - radius), (x + radius, y + radius)]
-                draw.ellipse(box, fill=shape.value, outline=shape.value)
+            try:
+                self.draw(shape, image)
+            except Exception as error:  # a dozen kinds, of a wrong annotation
+                raise UnreadableError(f"{self.path}: a {shape.kind} is wrong: {error}") from error
         return LabelImage(np.asarray(image).astype(np.uint16))
+
+    def draw(self, shape: Shape, image: Image.Image) -> None:
+        """Draw a shape into the label."""
+        draw, value = ImageDraw.Draw(image), shape.value
+        points = list(zip(shape.points[::2], shape.points[1::2], strict=True))
+        if shape.kind == "polygon":
+            draw.polygon(points, fill=value, outline=value)
+        elif shape.kind == "rectangle":
+            xs, ys = zip(*points, strict=True)
+            corners = [(min(xs), min(ys)), (max(xs), max(ys))]
+            draw.rectangle(corners, fill=value, outline=value)
+        elif shape.kind == "mask":
+            content = base64.b64decode(shape.mask or "")
+            mask = open_image(content, self.path).convert("L").point(lambda v: 255 * (v > 0))
+            left, top = map(int, points[0])
+            image.paste(value, (left, top), mask)
+        else:
+            (x, y), (x2, y2) = points
+            radius = np.hypot(x2 - x, y2 - y)
+            box = [(x - radius, y - radius), (x + radius, y + radius)]
+            draw.ellipse(box, fill=value, outline=value)
 
 
 @dataclass(frozen=True)
@@ -180,9 +189,17 @@ class CodedMasks(Label):
                     code = coco.merge(coco.frPyObjects(segmentation, *self.size))
                 elif isinstance(segmentation["counts"], list):
                     code = coco.frPyObjects(segmentation, *self.size)
+                    if sum(segmentation["counts"]) != self.size[0] * self.size[1]:
+                        raise ValueError("its runs do not cover the picture")
                 else:
                     code = segmentation
-                masks.append((value, coco.decode(code)))
+                if tuple(code["size"]) != self.size:
+                    raise ValueError(f"its size is {code['size']}, the picture's {self.size}")
+                mask = coco.decode(code)
+                # Where runs end early, the rest is what was in memory; their area leaves it out.
+                if mask.sum() != coco.area(code):
+                    raise ValueError("its runs do not cover the picture")
+                masks.append((value, mask))
             except Exception as error:  # a dozen kinds, of a wrong annotation
                 raise UnreadableError(f"{self.path}: a segmentation is wrong: {error}") from error
         return small_over_large(masks, self.size)
@@ -194,9 +211,11 @@ class Outlines(Label):
 
     Args:
         path: the file of the annotations.
-        size: (height, width) of the picture.
+        size: (height, width) of the picture as shown, of whose sides YOLO's outlines have shares.
         outlines: (value; x, y, x, y, … in pixels).
     """
+
+    is_of_shown = True
 
     size: tuple[int, int]
     outlines: tuple[tuple[int, tuple[float, ...]], ...]

@@ -103,6 +103,11 @@ def decide_turns(meaning: Meaning, found: Survey, answers: Answers) -> None:
     sure = {place for place, (stored, turned) in found.turns.items() if not (stored and turned)}
     meaning.stored = {place for place in sure if found.turns[place][0]}
     open_ones = {*found.turns} - sure
+    other = meaning.stored if answers.exif == "turned" else sure - meaning.stored
+    if answers.exif and other:
+        meaning.remarks.append(
+            f"--exif {answers.exif}: not for {len(other):,} labels, which surely lie the other way"
+        )
     count = f"{len(found.turns):,} pictures are turned by their EXIF data"
     stored, turned = (
         sum(found.turns[place][way] for place in open_ones) / max(len(open_ones), 1)

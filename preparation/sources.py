@@ -80,6 +80,7 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
     files = SourceFiles(root)
     found = annotations.recognise(files) if settings.label_name is None else None
     found = found or matching.match(files, settings.label_name)
+    refuse_second_labels(root, found)
     use_lists(files, found)
     if len(found.pairs) < 2:
         raise UserError(matching.too_few(files, found))
@@ -95,12 +96,31 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
         )
     where = f"; classes: {table.path}" if table else ""
     remarks = [f"{root}: {found.form}: {len(found.pairs):,} pairs{where}"]
-    names = unique_names([pair.picture for pair in found.pairs], prefix)
+    pictures = [pair.picture for pair in found.pairs]
+    if guessed := [f"{a} is {b}" for a, b in files.guessed.items() if b in {*pictures}]:
+        listed = f"({len(guessed)}): {abbreviate(guessed)}"
+        found.remarks.append(f"pictures found by the last part of their names {listed}")
+    names = unique_names(pictures, prefix)
     pairs = [
         Pair(str(root / pair.picture), pair.label, name, pair.split)
         for pair, name in zip(found.pairs, names, strict=True)
     ]
     return Source(table, pairs, [*remarks, *left_out, *found.remarks])
+
+
+def refuse_second_labels(root: Path, found: Found) -> None:
+    """Refuse a picture that has two labels: what one shows is background in the other.
+
+    Raises:
+        UserError: there is one.
+    """
+    labels: dict[str, str] = {}
+    for pair in found.pairs:
+        path = pair.label.path
+        if other := labels.get(pair.picture):
+            what = f"{other} and {path} both label" if other != path else f"{path} labels twice"
+            raise UserError(f"{root}: {what} {pair.picture}: take one of them out")
+        labels[pair.picture] = path
 
 
 def splits_beside(root: Path) -> list[str]:

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.images import decode, read_bytes
 from common.loader import make_loader
+from preparation.files import orientation_of
 from preparation.labels import Label, LabelImage
 from utils import UserError
 
 MOST_CODES = 2**16  # values or colours; labels with more are pictures
-ORIENTATION = 0x0112  # EXIF's tag
 MOST_RAMPS, LEAST_ENDS = 0.07, 200  # see `is_blurred`
 # What makes an array as its EXIF orientation says, 2…8.
 TURNS = {
@@ -169,6 +168,8 @@ class FactsDataset(Dataset):
         pair = self.pairs[index]
         try:
             facts = facts_of(pair.label.read(), pair.picture)
+            if facts.turn and pair.label.is_of_shown:
+                facts = replace(facts, turn=(0, facts.turn[1]))
             return replace(facts, is_lossy=not pair.label.is_drawn and is_lossy(pair.label.path))
         except UserError as error:
             return LabelFacts(defect=str(error))
@@ -271,15 +272,6 @@ def fit(picture: str, label: np.ndarray) -> tuple[float, float] | None:
         fits[0] + tiny * (stored.shape == label.shape),
         fits[1] + tiny * (turned.shape == label.shape),
     )
-
-
-def orientation_of(picture: str) -> int:
-    """The orientation in a picture's EXIF data; 1 = as stored, or not known."""
-    try:
-        with Image.open(picture) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow has a dozen kinds; the check names what cannot be decoded
-        return 1
 
 
 def outlines(label: np.ndarray) -> np.ndarray:

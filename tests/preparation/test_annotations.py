@@ -6,12 +6,15 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.images import UnreadableError
+from preparation.labels import CodedMasks
 from preparation.sources import SourceSettings, read_source
 from preparation.table_files import parse_table
 from utils import UserError
@@ -114,6 +117,101 @@ def test_coco_that_contradicts_itself_is_refused(change, told, tmp_path):
     changed(tmp_path, "annotations/instances_train2017.json", change)
     with pytest.raises(UserError, match=told):
         read_source(tmp_path, SourceSettings())
+
+
+def test_sizes_may_be_written_as_any_number(tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path / "coco")
+    sources.labelme(tmp_path / "labelme")
+    pattern = "annotations/*.json"
+    changed(tmp_path / "coco", pattern, lambda document: document["images"][0].update(height=48.0))
+    changed(tmp_path / "labelme", "*/*.json", lambda document: document.update(imageHeight="48"))
+    for name, path in (("0" * 12, "coco"), ("0", "labelme")):
+        assert values_of(tmp_path / path, name).shape == sources.SIZE
+
+
+def smaller(code: dict) -> None:
+    code["size"] = [24, 64]
+
+
+def cut_off(code: dict) -> None:
+    code["counts"].pop()
+
+
+@pytest.mark.parametrize(("change", "told"), [(smaller, "size"), (cut_off, "do not cover")])
+def test_cocos_runs_that_are_not_of_the_picture_are_told(change, told, tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path)
+
+    def first(document: dict) -> None:
+        codes = (annotation["segmentation"] for annotation in document["annotations"])
+        change(next(code for code in codes if isinstance(code, dict)))
+
+    changed(tmp_path, "annotations/instances_train2017.json", first)
+    with pytest.raises(UserError, match=f"a segmentation is wrong.*{told}"):
+        values_of(tmp_path, "0" * 12)
+
+
+def test_a_code_of_cocos_that_ends_early_is_refused_or_read_right():
+    mask = pytest.importorskip("pycocotools.mask")
+    whole = {"size": [80, 120], "counts": [0, 9600]}
+    short = mask.frPyObjects({"size": [80, 120], "counts": [100, 200]}, 80, 120)
+    for _ in range(20):
+        CodedMasks("", (80, 120), [(1, whole)]).read()  # leaves ones in memory
+        with suppress(UnreadableError):
+            values = CodedMasks("", (80, 120), [(1, short)]).read().values
+            assert np.flatnonzero(values.T).tolist() == [*range(100, 300)]
+
+
+def test_a_picture_with_two_labels_is_refused(tmp_path):
+    sources.labelme(tmp_path / "labelme")
+    path = tmp_path / "labelme/train/1.json"
+    path.write_text(path.read_text().replace('"1.jpg"', '"0.jpg"'))
+    with pytest.raises(
+        UserError, match=r"train/0\.json and .*train/1\.json both label train/0\.jpg"
+    ):
+        read_source(tmp_path / "labelme", SourceSettings())
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path / "coco")
+
+    def again(document: dict) -> None:
+        document["images"].append(document["images"][0] | {"id": 99})
+
+    changed(tmp_path / "coco", "annotations/instances_train2017.json", again)
+    with pytest.raises(UserError, match=r"train2017\.json labels twice train2017/0{12}\.jpg"):
+        read_source(tmp_path / "coco", SourceSettings())
+
+
+def test_pictures_that_only_their_last_name_tells_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    sources.coco(tmp_path)
+
+    def moved(document: dict) -> None:
+        document["images"][0]["file_name"] = "cam2/" + document["images"][0]["file_name"]
+
+    assert not any(
+        "last part" in remark for remark in read_source(tmp_path, SourceSettings()).remarks
+    )
+    changed(tmp_path, "annotations/instances_train2017.json", moved)
+    name = "0" * 12 + ".jpg"
+    told = f"by the last part of their names (1): cam2/{name} is train2017/{name}"
+    assert any(told in remark for remark in read_source(tmp_path, SourceSettings()).remarks)
+
+
+def test_labelmes_boxes_may_have_four_corners_and_damaged_shapes_are_told(tmp_path):
+    sources.labelme(tmp_path)
+    expected = values_of(tmp_path, "0")
+
+    def corners(document: dict) -> None:
+        (x, y), (x2, y2) = document["shapes"][-1]["points"]
+        document["shapes"][-1]["points"] = [[x, y], [x2, y], [x2, y2], [x, y2]]
+
+    changed(tmp_path, "train/0.json", corners)
+    assert (values_of(tmp_path, "0") == expected).all()
+    damaged = {"shape_type": "mask", "points": [[5, 30], [6, 31]], "mask": "abcde"}
+    changed(tmp_path, "train/0.json", lambda document: document["shapes"][0].update(damaged))
+    with pytest.raises(UserError, match=r"0\.json: a mask is wrong"):
+        values_of(tmp_path, "0")
 
 
 def test_cocos_smaller_areas_cover_larger_ones_and_points_are_left_out(tmp_path):

@@ -1,5 +1,7 @@
 """What values and colours mean is decided by looking, told, or asked; never guessed in silence."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from .sources import (
     table_of_colours,
     table_of_names,
     write,
+    yolo,
 )
 
 FOLDERS = ("{split}/images/{n}.jpg", "{split}/masks/{n}.png")
@@ -259,6 +262,25 @@ def test_colours_without_a_table_are_listed_and_may_be_classes(script, tmp_path)
     assert prepare(script, tmp_path / "s", "--yes").code == 0
     assert names_of_mine() == ["#008000", "#0a0a0a", "#8080ff", "#c80064"]
     assert_labels(lambda v: np.array([1, 2, 0, 3])[v])
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_yolos_shares_are_of_the_sides_of_pictures_as_shown(orientation, script, tmp_path):
+    yolo(tmp_path / "s")
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for split, n in numbered():
+        stored = picture(n).transpose(back)
+        stored.save(tmp_path / f"s/images/{split}/{n}.jpg", quality=95, exif=exif)
+    result = prepare(script, tmp_path / "s", "--exif", "stored")
+    assert result.code == 0, result.out
+    assert "--exif stored: not for 8 labels, which surely lie the other way" in result.out
+    content, found = load_data("mine"), sorted(Path("mine/annotations").rglob("*.png"))
+    assert len(found) == 8
+    for path in found:
+        values = read_label(path, content["num_class"], content["label_offset"])
+        assert (values == label(int(path.stem))).all()
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
