@@ -205,6 +205,8 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
             "scores.json": all_scores(evaluation, args, len(dataset)),
             "pictures.npz": evaluation.collected.counts(evaluation.names).content(),
         }
+        report = folder / "report.html"
+        report.unlink(missing_ok=True)  # it would show an earlier evaluation beside these scores
         write_together(folder, files)
         print_scores(evaluation.scores, classes)
         if args.protocol == "reference":
@@ -212,8 +214,8 @@ def evaluate(args: argparse.Namespace, world: World) -> None:
             print(f"Mean IoU over all classes, absent ones as 0, as the reference's: {mean}")
         if args.report:
             page = build_page(evaluation)
-            write_atomically(folder / "report.html", lambda file: file.write(page))
-            print(f"report: {folder / 'report.html'}")
+            write_atomically(report, lambda file: file.write(page))
+            print(f"report: {report}")
         print(f"{len(dataset)} pictures; scores: {folder / 'scores.json'}")
 
 

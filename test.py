@@ -42,7 +42,7 @@ from options import Parser, fill_from_run
 from utils import UserError, abbreviate, redirect_log, result_names, run_script
 from visualize.gallery import Card, write_index
 from visualize.panels import class_shares, overlay, panel, resize_labels
-from visualize.video import VIDEOS, Frames, frame_rate, open_video, write_video
+from visualize.video import COUNTED, VIDEOS, Frames, frame_rate, open_video, write_video
 
 PANEL, LABELS, VIDEO = "_panel.png", "_prediction.png", "_panel.mp4"
 INDEX = "index.html"
@@ -194,8 +194,11 @@ def segment_video(
         print(f"{path}: {top_classes(shares, classes)}")
     results = f"; result: {target}" if args.visualize else ""
     print(f"Segmented {frames.count} frames{results}", file=messages)
-    if frames.lost:
+    if frames.lost and (frames.holes or path.suffix.lower() in COUNTED):
         raise UserError(f"{path} is damaged: {frames.lost}")
+    if frames.lost:
+        doubt = f"WARNING: {path} is cut short, or its sound lasts longer: {frames.lost}"
+        print(doubt, file=sys.stderr)
 
 
 def segmented(

@@ -18,6 +18,8 @@ import cv2
 
 logger = logging.getLogger(__name__)
 
+MAX_NAME_BYTES = 200  # of a result's, without its ending: file systems take 255 in all
+
 # RuntimeErrors of torch that are no bugs: a part of their text, and the way out.
 KNOWN_RUNTIME_ERRORS = {
     "out of memory": "out of memory: try smaller pictures or batches",  # on a GPU
@@ -223,13 +225,14 @@ def result_names(names: Sequence[str]) -> dict[str, str]:
     """For each name of a picture, `a/b.jpg`, one without folders for its results: `a_b`.
 
     Where two would be the same, the later one keeps its ending, `a_b_png`, or gets a number. No
-    name is hidden; with an ending it is a plain file.
+    name is hidden, and long ones are cut; with an ending it is a plain file.
     """
     results: dict[str, str] = {}
     taken: set[str] = set()
     for name in dict.fromkeys(names):
         path = Path(name)
         stem = path.with_suffix("").as_posix().replace("/", "_").lstrip(".") or "_"
+        stem = os.fsdecode(os.fsencode(stem)[:MAX_NAME_BYTES])
         candidates = chain([stem], (f"{stem}_{path.suffix[1:]}{n}" for n in chain([""], count(2))))
         results[name] = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(results[name])

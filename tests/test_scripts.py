@@ -733,6 +733,11 @@ def test_a_damaged_video_is_segmented_as_far_as_it_goes_and_told(script, run, cl
         assert f"{path.name} is damaged: only {left} of 7 frames can be decoded" in result.err
         written = cv2.VideoCapture(f"out/{path.stem}_panel.mp4")
         assert written.get(cv2.CAP_PROP_FRAME_COUNT) == left
+    estimated = cut.rename(cut.with_suffix(".mkv"))  # by its name, of a format without a count
+    result = script("test.py", *flags(id="run", test_img=estimated, imgSize=32, result="out"))
+    assert result.code == 0 and result.err.count("\n") == 1
+    assert "cut short, or its sound lasts longer: only 4 of 7" in result.err
+    cut = estimated.rename(cut)
     limited = flags(id="run", test_img=cut, imgSize=32, result="out", num_val=3)
     assert script("test.py", *limited).code == 0
 

@@ -13,6 +13,7 @@ from common.files import MARK, atomic_path
 from utils import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+COUNTED = (".mp4", ".m4v", ".mov", ".avi")  # formats that tell how many frames they hold
 CODEC = "mp4v"  # MPEG-4 Part 2, the one of .mp4 that every build of OpenCV can write
 MAX_FAILED = 100  # attempts to decode a frame, one after the other, until it is the end
 ROUNDED = 1  # frames that a number of frames, if estimated from a duration, may be too high
@@ -49,7 +50,8 @@ class Frames:
 
     Attributes:
         count: frames so far.
-        promised: frames that the file says it holds, which in some formats is an estimate.
+        promised: frames that the file says it holds, or an estimate if its format is not `COUNTED`:
+            its duration, or that of its sound, by its rate.
         holes: how often frames came after some that could not be decoded.
     """
 

@@ -120,7 +120,9 @@ def test_runs_scored_in_another_way_are_refused_or_told(script, data, evaluated)
     result = script("eval.py", "--compare", "first", "mine")
     assert "WARNING" not in result.out and "in fewer than 10 pictures" in result.out
     assert not re.search(r"%  \*$", result.out, re.MULTILINE)
+    assert (evaluated / "report.html").exists()
     assert script("eval.py", "--id", "mine", *EVAL, "--imgSize", "96").code == 0
+    assert not (evaluated / "report.html").exists(), "it was of other scores"
     result = script("eval.py", "--compare", "first", "mine")
     assert "WARNING: A was evaluated with --imgSize -1, B with --imgSize 96" in result.out
     assert (
