@@ -43,8 +43,8 @@ python train.py --id "$id" --resume 1 --num_class 11 --list_class recipes/camvid
     --arch_encoder timm:tf_efficientnet_lite0 --arch_decoder fpn --weights_encoder "$weights" \
     --imgSize 352 --segSize 352 --batch_size_per_gpu 4 --scale_max 2 --color_jitter 0.4 \
     --class_weight sqrt --logit_adjust 0.75 \
-    --optim AdamW --weight_decay 0.01 --norm_weight_decay 0 \
-    --lr_encoder 3e-4 --lr_decoder 1e-3 --lr_schedule cosine --warmup_iters 100 --ema_decay 0.99 \
+    --optim Muon --beta1 0.95 --weight_decay 0.01 --norm_weight_decay 0 \
+    --lr_encoder 1e-3 --lr_decoder 3e-3 --lr_schedule cosine --warmup_iters 100 --ema_decay 0.99 \
     --num_val -1 --num_epoch 36 --eval_epoch 12 --ckpt_epoch 36
 # Such crops show no smaller scale than 0.98: larger ones than by default suit the network better.
 python eval.py --id "$id" --suffix _latest.pth --scales 0.75 1 1.25 1.5 1.75 --flip 1 --report 1
