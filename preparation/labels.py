@@ -19,6 +19,7 @@ from common.images import (
     MAX_PIXELS,
     PNG_SIGNATURE,
     UnreadableError,
+    decode,
     decode_values,
     read_bytes,
 )
@@ -76,6 +77,8 @@ class LabelFile(Label):
         content = read_bytes(self.path)
         if content.startswith(PNG_SIGNATURE) and content[25:26] == PNG_GREY:
             return LabelImage(decode_values(content, self.path))
+        if content.startswith(PNG_SIGNATURE) and content[24] == 16:  # Pillow drops half the bits
+            return from_wide(decode(content, self.path, cv2.IMREAD_UNCHANGED), self.path)
         return from_image(open_image(content, self.path))
 
 
@@ -272,6 +275,22 @@ def from_image(image: Image.Image) -> LabelImage:
     red, green, blue = np.moveaxis(channels, 2, 0)
     is_grey = bool(((red == green) & (green == blue)).all())
     return LabelImage(red if is_grey else None, pack(red, green, blue))
+
+
+def from_wide(channels: np.ndarray, path: str) -> LabelImage:
+    """Values or colours of channels of 16 bits, H x W x 3 or 4; alpha, the last one, says nothing.
+
+    Raises:
+        UnreadableError: colours are not those of 8 bits.
+    """
+    blue, green, red = np.moveaxis(channels[..., :3], 2, 0)
+    if (red == green).all() and (green == blue).all():
+        return LabelImage(red)
+    if (channels[..., :3] % 257).any():
+        raise UnreadableError(f"{path} has colours that need 16 bits: save it with 8, or in grey")
+    return LabelImage(
+        None, pack(*(channel.astype(np.int32) // 257 for channel in (red, green, blue)))
+    )
 
 
 def packed_palette(image: Image.Image) -> np.ndarray:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.images import UnreadableError
-from preparation.labels import CodedMasks
+from preparation.labels import CodedMasks, LabelFile
 from preparation.sources import SourceSettings, read_source
 from preparation.table_files import parse_table
 from utils import UserError
@@ -161,6 +162,19 @@ def test_a_code_of_cocos_that_ends_early_is_refused_or_read_right():
         with suppress(UnreadableError):
             values = CodedMasks("", (80, 120), [(1, short)]).read().values
             assert np.flatnonzero(values.T).tolist() == [*range(100, 300)]
+
+
+def test_labels_of_three_channels_with_16_bits_keep_all_of_them(tmp_path):
+    path, values = str(tmp_path / "label.png"), np.array([[0, 3, 300]], np.uint16)
+    cv2.imwrite(path, np.stack([values] * 3, axis=2))
+    assert (LabelFile(path).read().values == values).all()
+    colours = np.array([[[1, 2, 3], [250, 128, 0]]], np.uint16)  # blue, green, red
+    cv2.imwrite(path, colours * 257)
+    found = LabelFile(path).read()
+    assert found.values is None and found.colours.tolist() == [[0x030201, 0x0080FA]]
+    cv2.imwrite(path, colours)
+    with pytest.raises(UnreadableError, match="colours that need 16 bits"):
+        LabelFile(path).read()
 
 
 def test_a_picture_with_two_labels_is_refused(tmp_path):
