@@ -181,7 +181,7 @@ def validation_pictures(config: dict, number: int = -1) -> SegmentationDataset:
         UserError: the settings know no data, or its files are missing.
     """
     if "list_val" not in config:
-        raise UserError("--id: this run's config.json knows no data, as train.py's does")
+        raise UserError("--id: its config.json names no validation pictures: take a trained run")
     return SegmentationDataset(
         config["list_val"],
         config["root_img"],

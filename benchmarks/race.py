@@ -36,7 +36,7 @@ from models.weights import read_state
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = "encoder_latest.pth"  # of a run, written last
+WEIGHTS = "encoder_latest.pth"  # as old as a run's last save
 NOT_SHARED = {"fc_dim", "weights_used", "drop_path", "pictures"}  # settings of one network or run
 
 

@@ -46,10 +46,11 @@ def read_labelme(files: SourceFiles, documents: dict[str, dict]) -> Found:
         shapes = []
         for shape in document["shapes"]:
             kind = shape.get("shape_type") or "polygon"
-            kind = {"oriented_rectangle": "polygon"}.get(kind, kind)
             points = tuple(float(x) for point in shape["points"] for x in point)
+            if kind.endswith("rectangle") and len(points) == 8:  # all of its corners
+                kind = "polygon"
             least = LEAST_NUMBERS if kind == "polygon" else 4
-            most = 4 if kind == "circle" else len(points)
+            most = 4 if kind in ("rectangle", "circle") else len(points)
             if kind not in SHAPE_KINDS or not least <= len(points) <= most:
                 what = f"shapes without an area ({kind})"
                 found.left_out[what].append(f"{name}: {shape['label']}")

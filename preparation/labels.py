@@ -112,7 +112,7 @@ class Shape:
 
     Attributes:
         value: the class's.
-        points: x, y, x, y, … of its outline, in pixels; two or four corners of a box.
+        points: x, y, x, y, … of its outline, in pixels; two points of a box or circle.
         kind: one of `SHAPE_KINDS`; a circle has its centre and a point on it.
         mask: of a mask, in its box: a PNG, in base64.
     """
@@ -153,8 +153,8 @@ class Shapes(Label):
         if shape.kind == "polygon":
             draw.polygon(points, fill=value, outline=value)
         elif shape.kind == "rectangle":
-            xs, ys = zip(*points, strict=True)
-            corners = [(min(xs), min(ys)), (max(xs), max(ys))]
+            (x, y), (x2, y2) = points
+            corners = [(min(x, x2), min(y, y2)), (max(x, x2), max(y, y2))]
             draw.rectangle(corners, fill=value, outline=value)
         elif shape.kind == "mask":
             content = base64.b64decode(shape.mask or "")
