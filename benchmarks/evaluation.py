@@ -24,15 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.classic import classic_network, classic_prediction, normalised, upsampled
-from benchmarks.common import (
-    Job,
-    Row,
-    Tables,
-    against_classic,
-    compare,
-    main,
-    measure,
-)
+from benchmarks.common import Job, Row, Tables, against_classic, compare, main, measure
 from benchmarks.contenders import COMPARED, Builder, compared
 from common.devices import select_amp
 from common.files import tensors, write_atomically

@@ -94,8 +94,8 @@ def found_scores(args: argparse.Namespace) -> tuple[dict | None, str]:
         kept = ("suffix", "protocol", "imgSize", "segSize", "scales", "flip", "list_val")
         scores["settings"] = {name: settings[name] for name in kept}
         scores["settings"]["list_val"] = Path(settings["list_val"]).name
-        places = {os.path.realpath(ckpt) for ckpt in (settings["ckpt"], args.ckpt)}
-        same = settings["suffix"] == args.suffix and len(places) == 1
+        same = settings["suffix"] == args.suffix
+        same &= os.path.realpath(settings["ckpt"]) == os.path.realpath(args.ckpt)
     except FileNotFoundError:
         return None, f"without scores: there is no {path}; {again}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

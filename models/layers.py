@@ -39,15 +39,19 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
-class PooledBatchNormAct2d(PooledBatchNorm2d):
-    """timm's `BatchNormAct2d`, which trains there, too."""
+class Activated(nn.Module):
+    """Before a BatchNorm among the bases: what timm's `BatchNormAct2d` does after it."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """B x C x h x w, normalised and activated."""
-        return self.act(self.drop(super().forward(x)))
+        return self.act(self.drop(super().forward(x)))  # type: ignore[misc]
+
+
+class PooledBatchNormAct2d(Activated, PooledBatchNorm2d):
+    """timm's `BatchNormAct2d`, which trains there, too."""
 
 
 KINDS = {"BatchNorm2d": PooledBatchNorm2d, "BatchNormAct2d": PooledBatchNormAct2d}

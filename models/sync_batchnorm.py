@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .layers import Activated
 from .weights import ModelError
 
 
@@ -31,15 +32,8 @@ class SyncBatchNorm(_BatchNorm):
         return Normalise.apply(x, self.weight, self.bias, self)
 
 
-class SyncBatchNormAct(SyncBatchNorm):
+class SyncBatchNormAct(Activated, SyncBatchNorm):
     """timm's `BatchNormAct2d`, with such statistics."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        """B x C x h x w, normalised and activated."""
-        return self.act(self.drop(super().forward(x)))
 
 
 class Normalise(torch.autograd.Function):

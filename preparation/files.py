@@ -181,15 +181,23 @@ def size_of(picture: Path, height: object = None, width: object = None) -> tuple
     try:
         with Image.open(picture) as image:
             size = image.height, image.width
+            return size[::-1] if orientation_in(image) in ON_ITS_SIDE else size
     except Exception as error:  # Pillow has half a dozen classes for what may be wrong with a file
         raise UserError(f"{picture} cannot be read: {error}") from error
-    return size[::-1] if orientation_of(picture) in ON_ITS_SIDE else size
 
 
-def orientation_of(picture: str | Path) -> int:
+def orientation_of(picture: str) -> int:
     """The orientation in a picture's EXIF data; 1 = as stored, or not known."""
     try:
         with Image.open(picture) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
+            return orientation_in(image)
     except Exception:  # Pillow has a dozen kinds; the check names what cannot be decoded
+        return 1
+
+
+def orientation_in(image: Image.Image) -> int:
+    """The same of an open picture."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # of damaged EXIF data, of a picture that is sound
         return 1

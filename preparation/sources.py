@@ -97,7 +97,8 @@ def read_source(root: Path, settings: SourceSettings, prefix: str = "") -> Sourc
     where = f"; classes: {table.path}" if table else ""
     remarks = [f"{root}: {found.form}: {len(found.pairs):,} pairs{where}"]
     pictures = [pair.picture for pair in found.pairs]
-    if guessed := [f"{a} is {b}" for a, b in files.guessed.items() if b in {*pictures}]:
+    used = {*pictures}
+    if guessed := [f"{a} is {b}" for a, b in files.guessed.items() if b in used]:
         listed = f"({len(guessed)}): {abbreviate(guessed)}"
         found.remarks.append(f"pictures found by the last part of their names {listed}")
     names = unique_names(pictures, prefix)
