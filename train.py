@@ -35,7 +35,6 @@ from dataset import EpochSampler, TrainDataset, ValDataset
 from models import ModelBuilder, ModelError, SegmentationModel
 from models.cost import giga_macs
 from models.depthwise import speed_up_gradients
-from models.layers import accept_single_values
 from models.loss import CrossEntropy
 from models.sync_batchnorm import synchronise
 from training.class_weights import find_class_weights
@@ -189,8 +188,6 @@ def build_network(
         network.to(world.device)
         if world.size > 1 and wants_sync_bn(args):
             synchronise(network)
-        else:
-            accept_single_values(network)
         if world.device.type == "cpu":
             speed_up_gradients(network)
     return network

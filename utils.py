@@ -18,7 +18,7 @@ import cv2
 
 logger = logging.getLogger(__name__)
 
-MAX_NAME_BYTES = 200  # of a result's, without its ending: file systems take 255 in all
+MAX_STEM_BYTES = 200  # of a name without its ending: file systems take 255 in all
 
 # RuntimeErrors of torch that are no bugs: a part of their text, and the way out.
 KNOWN_RUNTIME_ERRORS = {
@@ -232,7 +232,7 @@ def result_names(names: Sequence[str]) -> dict[str, str]:
     for name in dict.fromkeys(names):
         path = Path(name)
         stem = path.with_suffix("").as_posix().replace("/", "_").lstrip(".") or "_"
-        stem = os.fsdecode(os.fsencode(stem)[:MAX_NAME_BYTES])
+        stem = os.fsdecode(os.fsencode(stem)[:MAX_STEM_BYTES])
         candidates = chain([stem], (f"{stem}_{path.suffix[1:]}{n}" for n in chain([""], count(2))))
         results[name] = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(results[name])

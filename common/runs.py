@@ -12,9 +12,8 @@ from common.hub import fetch_run
 from common.names import HUB_FOLDERS
 from common.published import PUBLISHED, make_run
 from models.weights import BGR, SAFETENSORS
-from utils import UserError
+from utils import MAX_STEM_BYTES, UserError
 
-MAX_ID_BYTES = 200  # leaves room for the names of results
 PARTS = ("encoder", "decoder")  # a network's two files of weights
 ENDINGS = (".pth", SAFETENSORS)
 CLASSES = "classes.csv"  # a run's own table: the one that it was trained with may move, or change
@@ -27,7 +26,7 @@ def run_folder(ckpt: str | Path, run_id: str) -> Path:
         UserError: the id is not a plain name.
     """
     plain = run_id.isprintable() and run_id not in (".", "..") and Path(run_id).name == run_id
-    if not plain or not 0 < len(run_id.encode()) <= MAX_ID_BYTES or run_id.startswith("-"):
+    if not plain or not 0 < len(run_id.encode()) <= MAX_STEM_BYTES or run_id.startswith("-"):
         raise UserError(
             f"--id {run_id!r:.80} must be a plain and short name without slashes, or the folder of "
             "a run, with its config.json"

@@ -10,6 +10,7 @@ from .encoder import Encoder
 from .fpn import FPN
 from .hrnet import HRNetV2
 from .initial_weights import initialise_encoder
+from .layers import accept_single_values
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
 from .timm_encoder import PREFIX, build_timm, parse
@@ -85,6 +86,7 @@ class ModelBuilder:
             raise ModelError(
                 f"fc_dim {fc_dim} does not fit {arch}, whose features have {encoder.fc_dim}"
             )
+        accept_single_values(encoder)
         return encoder
 
     @staticmethod
@@ -119,6 +121,7 @@ class ModelBuilder:
                 f"gives {len(channels)}; decoders that do with them: {fitting}"
             )
         decoder = DECODERS[arch](num_class, channels, segSize=segSize, use_softmax=use_softmax)
+        accept_single_values(decoder)
         if weights:
             load_file(decoder, f"{arch} with {num_class} classes", weights)
         return decoder

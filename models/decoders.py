@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .interpolation import Extent
-from .layers import PooledBatchNorm2d, conv_bn_relu
+from .layers import conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, Stack, region_means
 from .upsample import upsample
 
@@ -196,10 +196,7 @@ class PPMDeepSup(DeepSupervision, PPM):
 def pyramid_pools(in_dim: int) -> nn.ModuleList:
     """The means over regions, and their 512 features each."""
     return nn.ModuleList(
-        nn.Sequential(
-            nn.AdaptiveAvgPool2d(scale), *conv_bn_relu(in_dim, 512, 1, norm=PooledBatchNorm2d)
-        )
-        for scale in POOLS
+        nn.Sequential(nn.AdaptiveAvgPool2d(scale), *conv_bn_relu(in_dim, 512, 1)) for scale in POOLS
     )
 
 

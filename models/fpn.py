@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .decoders import PyramidDecoder
 from .interpolation import Extent, resample
-from .layers import PooledBatchNorm2d, conv_bn_relu
+from .layers import conv_bn_relu
 from .pyramid import covered
 
 
@@ -26,7 +26,7 @@ class FPN(PyramidDecoder):
     def __init__(self, num_class: int, channels: Sequence[int], dim: int = 96, **head):
         super().__init__(channels, **head)
         channels = self.channels
-        self.mean = conv_bn_relu(channels[-1], dim, kernel_size=1, norm=PooledBatchNorm2d)
+        self.mean = conv_bn_relu(channels[-1], dim, kernel_size=1)
         self.lateral = nn.ModuleList(conv_bn_relu(c, dim, kernel_size=1) for c in channels)
         self.smooth = nn.ModuleList(conv_bn_relu(dim, dim, kernel_size=3) for _ in channels)
         self.conv_last = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(dim, num_class, kernel_size=1))

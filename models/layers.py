@@ -6,20 +6,14 @@ from torch import Tensor, nn
 from .winograd import Conv3x3
 
 
-def conv_bn_relu(
-    in_dim: int,
-    out_dim: int,
-    kernel_size: int,
-    stride: int = 1,
-    norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
-) -> nn.Sequential:
+def conv_bn_relu(in_dim: int, out_dim: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     """A convolution of 1x1 or 3x3 that keeps the size, the stride apart, BatchNorm and ReLU."""
     conv = (
         Conv3x3(in_dim, out_dim, stride)
         if kernel_size == 3
         else nn.Conv2d(in_dim, out_dim, kernel_size, stride, bias=False)
     )
-    return nn.Sequential(conv, norm(out_dim), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm2d(out_dim), nn.ReLU(inplace=True))
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

@@ -87,6 +87,7 @@ KINDS = {
     "BatchNorm2d": SyncBatchNorm,
     "PooledBatchNorm2d": SyncBatchNorm,  # a single value in each process is several in all
     "BatchNormAct2d": SyncBatchNormAct,
+    "PooledBatchNormAct2d": SyncBatchNormAct,
 }
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .decoders import POOLS, PyramidDecoder
 from .interpolation import Extent, is_exporting, resample
-from .layers import PooledBatchNorm2d, conv_bn_relu
+from .layers import conv_bn_relu
 from .pyramid import CoarseMap, PyramidConv3x3, covered, region_means
 from .windows import empty, spans
 
@@ -26,9 +26,7 @@ class UPerNet(PyramidDecoder):
     def __init__(self, num_class: int, channels: Sequence[int], dim: int = 512, **head):
         super().__init__(channels, **head)
         channels = self.channels
-        self.ppm_conv = nn.ModuleList(
-            conv_bn_relu(channels[-1], 512, 1, norm=PooledBatchNorm2d) for _ in POOLS
-        )
+        self.ppm_conv = nn.ModuleList(conv_bn_relu(channels[-1], 512, 1) for _ in POOLS)
         self.ppm_last_conv = conv_bn_relu(channels[-1] + len(POOLS) * 512, dim, kernel_size=3)
         self.fpn_in = nn.ModuleList(conv_bn_relu(c, dim, 1) for c in channels[:-1])
         self.fpn_out = nn.ModuleList(

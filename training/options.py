@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common.data_file import read_data
 from common.distributed import is_launched
-from common.runs import MAX_ID_BYTES, existing_run, is_run, read_config, run_folder
+from common.runs import existing_run, is_run, read_config, run_folder
 from options import MIN_SIDE, Parser, positive, share, within
-from utils import UserError
+from utils import MAX_STEM_BYTES, UserError
 
 # The settings that a network depends on; a resumed training keeps them.
 FIXED_WHEN_RESUMED = (
@@ -344,7 +344,7 @@ def default_id(args: argparse.Namespace, parser: Parser) -> str:
     tail = "".join(
         f"-{key}{value}" for key, value in added.items() if value != parser.get_default(key)
     )
-    if not re.fullmatch(r"[\w.-]*", tail, re.ASCII) or len(name + tail) > MAX_ID_BYTES:
+    if not re.fullmatch(r"[\w.-]*", tail, re.ASCII) or len(name + tail) > MAX_STEM_BYTES:
         tail = f"-{hashlib.sha256(os.fsencode(tail)).hexdigest()[:8]}"
     return name + tail
 

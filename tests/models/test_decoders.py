@@ -5,13 +5,14 @@ from torch.nn import functional as F
 
 from models import ModelBuilder, SegmentationModel
 from models.decoders import Decoder, PSPBilinear
+from models.layers import accept_single_values
 from models.upernet import UPerNet
 
 
 def test_one_picture_trains_the_pyramid_without_losing_its_features():
     """Batch statistics of a single value would make the 1x1 pool's output constant."""
     torch.manual_seed(0)
-    decoder = PSPBilinear(3, (16,)).train()
+    decoder = ModelBuilder.build_decoder("psp_bilinear", 16, num_class=3).train()
     pool = decoder.psp[0]
     outputs = [pool(torch.rand(1, 16, 6, 6) + i) for i in range(2)]
     assert not torch.allclose(*outputs)
@@ -78,8 +79,19 @@ def test_the_finest_level_of_a_large_picture_comes_in_tiles(monkeypatch):
 
 def test_one_picture_trains_all_branches_of_a_pyramid():
     decoder = UPerNet(3, (4, 8), dim=8).train()
+    accept_single_values(decoder)
     decoder.logits([torch.rand(1, 4, 8, 8), torch.rand(1, 8, 4, 4)]).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("arch", ["fpn", "upernet_lite", "ppm"])
+def test_a_single_picture_of_a_single_feature_trains_what_the_builder_builds(arch):
+    encoder = ModelBuilder.build_encoder("resnet18", weights="none").train()
+    decoder = ModelBuilder.build_decoder(arch, encoder.channels, num_class=3).train()
+    maps = encoder.maps(torch.rand(1, 3, 32, 32))
+    assert maps[-1].shape[-2:] == (1, 1)
+    decoder.logits(maps).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in [*encoder.parameters(), *decoder.parameters()])
 
 
 @pytest.mark.parametrize("arch", ["c1_deepsup", "ppm_deepsup"])

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from common.runs import MAX_ID_BYTES
 from training.options import ADDED_TO_THE_NAME, FIXED_WHEN_RESUMED, default_id, make_parser
+from utils import MAX_STEM_BYTES
 
 from ..conftest import flags
 
@@ -60,4 +60,4 @@ def test_paths_and_long_values_become_digits_that_tell_them_apart():
     names = [name_of(list_train=path) for path in ("a/train.txt", "b/train.txt", "x" * 500)]
     assert len(set(names)) == 3
     for name in names:
-        assert re.fullmatch(rf"{REFERENCE}-[0-9a-f]{{8}}", name) and len(name) <= MAX_ID_BYTES
+        assert re.fullmatch(rf"{REFERENCE}-[0-9a-f]{{8}}", name) and len(name) <= MAX_STEM_BYTES
