@@ -51,10 +51,13 @@ class Muon(AdamW):
         skipped = getattr(self, "found_inf", matrix.new_zeros(()))
         gradient = torch.where(skipped > 0, average, gradient)  # which changes no average
         average.lerp_(gradient, 1 - momentum)
-        update = orthogonalize(gradient.lerp(average, momentum).flatten(1))
+        # Channels go last, as they do in memory: nothing is copied.
+        update = gradient.lerp(average, momentum).movedim(1, -1)
+        rows = orthogonalize(update.flatten(1))
+        update = rows.view(update.shape).movedim(-1, 1)
         lr = lr * (1 - skipped)
         matrix.mul_(1 - lr * group["weight_decay"])
-        matrix.sub_(lr * RMS * max(update.shape) ** 0.5 * update.reshape(matrix.shape))
+        matrix.addcmul_(update, lr * RMS * max(rows.shape) ** 0.5, value=-1)
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -79,9 +82,10 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     blocks = -(-rows // BLOCK)
     blocks = 1 if rows % blocks else blocks
     matrix = matrix.reshape(blocks, -1, columns)
-    matrix = matrix / matrix.norm(dim=(1, 2), keepdim=True).clamp_min(EPS)
     gram = matrix @ matrix.mT
-    factor = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    norm = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].sqrt().clamp_min(EPS)
+    gram = gram / norm**2
+    factor = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) / norm
     for a, b, c in COEFFICIENTS:
         step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)

@@ -86,6 +86,20 @@ def test_it_is_what_timm_has_but_for_rounding():
         assert (own - other).abs().max() < 0.02 * moved
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (40, 4, 3, 3), (12, 6, 1, 1)])
+def test_the_memory_format_of_weights_does_not_matter(shape):
+    first, second = two_alike(shape)
+    second = [
+        nn.Parameter(p.detach().contiguous(memory_format=torch.channels_last)) for p in second
+    ]
+    optimizers = [Muon(ps, lr=0.1, weight_decay=0.5, fused=True) for ps in (first, second)]
+    for seed in range(3):
+        for optimizer in optimizers:
+            step(optimizer, random_like(first, seed))
+    torch.testing.assert_close(second, first, atol=1e-5, rtol=0)
+    assert second[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_depthwise_convolutions_norms_and_biases_are_adamws():
     network = nn.Sequential(nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6))
     ours, theirs = two_alike(*(p.shape for p in network.parameters()))
