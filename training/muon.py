@@ -53,11 +53,11 @@ class Muon(AdamW):
         average.lerp_(gradient, 1 - momentum)
         # Channels go last, as they do in memory: nothing is copied.
         update = gradient.lerp(average, momentum).movedim(1, -1)
-        rows = orthogonalize(update.flatten(1))
-        update = rows.view(update.shape).movedim(-1, 1)
+        flat = orthogonalize(update.flatten(1))
+        update = flat.view(update.shape).movedim(-1, 1)
         lr = lr * (1 - skipped)
         matrix.mul_(1 - lr * group["weight_decay"])
-        matrix.addcmul_(update, lr * RMS * max(rows.shape) ** 0.5, value=-1)
+        matrix.addcmul_(update, lr * RMS * max(flat.shape) ** 0.5, value=-1)
 
 
 def is_matrix(parameter: Tensor) -> bool:
